@@ -1,0 +1,84 @@
+"""MAC and IP addresses in the one form in which the site stores and compares them. Pure; no Django."""
+
+import ipaddress
+import re
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MAC_FORMS = re.compile(
+    r"""(?:[0-9a-f]{12}                       # 0002b39d948c, iPXE's ${mac:hexraw}
+        | [0-9a-f]{2}(?::[0-9a-f]{2}){5}      # 00:02:b3:9d:94:8c
+        | [0-9a-f]{2}(?:-[0-9a-f]{2}){5}      # 00-02-b3-9d-94-8c, ${mac:hexhyp}
+        | [0-9a-f]{4}(?:\.[0-9a-f]{4}){2}     # 0002.b39d.948c, as switches print it
+    )""",
+    re.VERBOSE | re.ASCII,
+)
+
+
+class AddressError(ValueError):
+    """The text is no usable address; the message says why, for the person who typed it."""
+
+
+def normalise_mac(text: str) -> str:
+    """Return `text` as lower-case colon-separated MAC address.
+
+    Raises AddressError for anything that no single network card can have: a wrong form, the zero address, or
+    a multicast address (lowest bit of the first octet, IEEE 802).
+    """
+    lowered = text.strip().lower()
+    if not _MAC_FORMS.fullmatch(lowered):
+        raise AddressError(f"“{text[:40]}” is not a MAC address; write it like 00:02:b3:9d:94:8c.")
+    digits = re.sub(r"[^0-9a-f]", "", lowered)
+    if digits == "0" * 12 or int(digits[:2], 16) & 1:
+        raise AddressError(f"“{text[:40]}” is not the address of a single network card.")
+    return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
+
+
+def hyphenated(mac: str) -> str:
+    """The PXELINUX spelling of a normalised MAC address, used in BOOTIF=01-<mac>."""
+    return mac.replace(":", "-")
+
+
+def parse_ip(text: str) -> IPAddress | None:
+    """Return the address, or None where `text` is none.
+
+    An IPv4 address that arrives mapped into IPv6 (a socket bound to [::]) is the IPv4 address; a zone index
+    is dropped, since it only means something on the host that wrote it.
+    """
+    try:
+        address = ipaddress.ip_address(text.strip().partition("%")[0])
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped or address
+
+
+def parse_network(text: str) -> IPNetwork:
+    """Return the network that `text` names: a host address or a CIDR block.
+
+    Raises AddressError; a block with host bits set is refused with the block that was probably meant, since
+    silently widening an access rule would be worse than asking.
+    """
+    stripped = text.strip()
+    try:
+        network = ipaddress.ip_network(stripped)
+    except ValueError:
+        network = None
+    if network is not None:
+        return network
+    try:
+        meant = ipaddress.ip_interface(stripped).network
+    except ValueError:
+        raise AddressError(
+            f"“{text[:60]}” is neither an address nor a network; write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64."
+        ) from None
+    raise AddressError(f"“{text[:60]}” is an address inside a network; did you mean {meant}?")
+
+
+def normalise_network(text: str) -> str:
+    """Return `text` in the form in which networks are stored: a single host without its prefix length."""
+    network = parse_network(text)
+    if network.prefixlen == network.max_prefixlen:
+        return str(network.network_address)
+    return str(network)

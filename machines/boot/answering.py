@@ -1,0 +1,171 @@
+"""The way of a boot request: what is known of the machine, the decision, the script, the record of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, Error, transaction
+from django.utils import timezone
+
+from machines.boot import script
+from machines.boot.deadline import Deadline, DeadlineExceededError, run_by
+from machines.boot.decide import MachineFacts, Outcome, Reason, decide
+from machines.boot.request import BootRequest
+from machines.boot.strangers import StrangerBudget
+from machines.models import AuditEntry, LastContact, Machine, Rescue, Sighting
+
+logger = logging.getLogger(__name__)
+budget = StrangerBudget()
+
+#: How often a decision is made anew because the rescue changed between reading and writing.
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a NIC is told, and why."""
+
+    reason: Reason
+    script: str
+    machine: Machine | None = None
+    rescue: Rescue | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.reason.outcome
+
+
+class ChangedMeanwhileError(Exception):
+    """The rescue is no longer as it was when the decision was made."""
+
+
+def answer(asked: BootRequest) -> Answer:
+    """Decide, record and answer within the boot deadline. Never raises: whatever goes wrong, the disk is booted."""
+    deadline = Deadline(settings.RESCUESITE_BOOT_DEADLINE)
+    return _guarded(lambda: run_by(deadline, lambda: _decide_and_record(asked, deadline)))
+
+
+def unrecorded_answer(asked: BootRequest) -> Answer:
+    """What `answer` would say, with the real token, changing nothing (HEAD). Never raises."""
+    deadline = Deadline(settings.RESCUESITE_BOOT_DEADLINE)
+    return _guarded(lambda: run_by(deadline, lambda: _decide(asked)))
+
+
+def preview(asked: BootRequest) -> Answer:
+    """What `answer` would say, for people: no token, and nothing changes. Raises DatabaseError."""
+    return _decide(asked, token=script.SHOWN_TOKEN)
+
+
+def _guarded(work: Callable[[], Answer]) -> Answer:
+    try:
+        return work()
+    except (Error, DeadlineExceededError) as error:
+        logger.error("boot request answered without the database: %s", error or "it did not answer in time")
+        return _fault(Reason.DATABASE_ERROR)
+    except Exception:
+        logger.exception("boot request answered after an error of the site")
+        return _fault(Reason.INTERNAL_ERROR)
+
+
+def _fault(reason: Reason) -> Answer:
+    # Counted here, written with a later answer: writing now may be what failed.
+    budget.give_back(reason, 1)
+    return Answer(reason, script.pass_through(reason))
+
+
+def _decide(asked: BootRequest, token: str | None = None) -> Answer:
+    now = timezone.now()
+    machine = Machine.objects.asking_as(asked.mac) if asked.mac else None
+    rescue = machine.current_rescue() if machine else None
+    facts: MachineFacts | None = machine.facts(rescue, now) if machine else None
+    reason = decide(asked, facts)
+    if reason.outcome is not Outcome.RESCUE:
+        return Answer(reason, script.pass_through(reason), machine, rescue)
+    assert rescue is not None
+    assert asked.mac is not None
+    try:
+        return Answer(reason, script.rescue(rescue.plan(asked.mac, token=token)), machine, rescue)
+    except script.UnsafeLineError as error:
+        logger.error("rescue of %s cannot be served: its script %s", rescue.machine, error)
+        return Answer(Reason.IMAGE_UNAVAILABLE, script.pass_through(Reason.IMAGE_UNAVAILABLE), machine, rescue)
+
+
+def _decide_and_record(asked: BootRequest, deadline: Deadline) -> Answer:
+    for _ in range(_ATTEMPTS):
+        decided = _decide(asked)
+        try:
+            _record(asked, decided, deadline)
+        except ChangedMeanwhileError:
+            continue
+        except (Error, DeadlineExceededError) as error:
+            if decided.outcome is Outcome.RESCUE:
+                raise
+            # A pass-through is right whether or not it can be written down.
+            logger.error("answer %s to %s was not recorded: %s", decided.reason, asked.mac, error)
+        return decided
+    raise DatabaseError("the rescue changed each time it was read")
+
+
+def _record(asked: BootRequest, decided: Answer, deadline: Deadline) -> None:
+    if decided.machine is None:
+        _record_stranger(asked, decided.reason)
+    else:
+        with transaction.atomic():
+            _record_known(asked, decided, decided.machine)
+            deadline.check()
+    for reason in budget.unwritten():
+        _record_stranger(None, Reason(reason))
+
+
+def _record_known(asked: BootRequest, decided: Answer, machine: Machine) -> None:
+    now = timezone.now()
+    # Requests of one machine are written down one after the other, so that like answers find each other.
+    if not Machine.objects.lock(machine):
+        raise ChangedMeanwhileError
+    rescue = decided.rescue
+    if decided.outcome is Outcome.RESCUE:
+        assert rescue is not None
+        assert asked.mac is not None
+        if not rescue.serve(now, asked.source, asked.mac):
+            raise ChangedMeanwhileError
+    elif decided.reason is Reason.RESCUE_USED:
+        assert rescue is not None
+        if not rescue.use_up(now):
+            raise ChangedMeanwhileError
+    if decided.outcome is not Outcome.REFUSED:
+        LastContact.note(machine, asked, now)
+    AuditEntry.objects.record_answer("boot", machine=machine, rescue=rescue, at=now, **_columns(asked, decided.reason))
+
+
+def _record_stranger(asked: BootRequest | None, reason: Reason) -> None:
+    count = budget.spend(reason) if asked else budget.collect(reason)
+    if not count:
+        return
+    now = timezone.now()
+    try:
+        with transaction.atomic():
+            if asked and asked.mac:
+                Sighting.objects.note(asked, now)
+            columns = _columns(asked, reason) if asked else {"reason": reason, "outcome": reason.outcome}
+            AuditEntry.objects.record_stranger("boot", at=now, count=count, **columns)
+    except Error:
+        budget.give_back(reason, count)
+        raise
+
+
+def _columns(asked: BootRequest, reason: Reason) -> dict[str, Any]:
+    details: dict[str, Any] = {"ip": str(asked.ip) if asked.ip else None, "user_agent": asked.user_agent}
+    if asked.mac is None:
+        details["mac"] = asked.raw_mac
+    details |= {name: dict(values) for name in ("params", "extra") if (values := getattr(asked, name))}
+    return {
+        "mac": asked.mac or "",
+        "source": str(asked.source) if asked.source else None,
+        "outcome": reason.outcome,
+        "reason": reason,
+        "details": details,
+    }

@@ -1,0 +1,127 @@
+"""The decision: given what a card says and what the site knows, what is it told, and why? Pure; no clock."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from machines.addresses import IPAddress, IPNetwork, parse_ip
+from machines.boot.request import BootRequest
+
+
+class Outcome(StrEnum):
+    LOCAL = "local"
+    REFUSED = "refused"
+    RESCUE = "rescue"
+
+
+class Reason(StrEnum):
+    """Why a request got its answer. `decide` tries them from the top; the first that holds is the reason."""
+
+    BAD_MAC = "bad_mac"
+    UNKNOWN_MAC = "unknown_mac"
+    NO_RESCUE = "no_rescue"
+    RESCUE_EXPIRED = "rescue_expired"
+    ADDRESS_NOT_ALLOWED = "address_not_allowed"
+    ADDRESS_MISMATCH = "address_mismatch"
+    IDENTITY_MISSING = "identity_missing"
+    IDENTITY_MISMATCH = "identity_mismatch"
+    RESCUE_USED = "rescue_used"
+    IMAGE_UNAVAILABLE = "image_unavailable"
+    RESCUE_ARMED = "rescue_armed"
+    RESCUE_BOOTING = "rescue_booting"
+    # Around the decision, not of it:
+    DATABASE_ERROR = "database_error"
+    INTERNAL_ERROR = "internal_error"
+
+    @property
+    def outcome(self) -> Outcome:
+        return _OUTCOMES.get(self, Outcome.LOCAL)
+
+
+_OUTCOMES = {
+    Reason.ADDRESS_NOT_ALLOWED: Outcome.REFUSED,
+    Reason.ADDRESS_MISMATCH: Outcome.REFUSED,
+    Reason.IDENTITY_MISSING: Outcome.REFUSED,
+    Reason.IDENTITY_MISMATCH: Outcome.REFUSED,
+    Reason.RESCUE_ARMED: Outcome.RESCUE,
+    Reason.RESCUE_BOOTING: Outcome.RESCUE,
+}
+
+
+@dataclass(frozen=True)
+class RescueFacts:
+    """A rescue as it stands at the moment of asking (its effective state, not merely the stored one)."""
+
+    state: str
+    expired: bool = False
+    one_boot: bool = True
+    image_available: bool = True
+    architecture: str = "x86_64"
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """What the site knows of the machine whose MAC address asked."""
+
+    networks: tuple[IPNetwork, ...] = ()
+    identity: Mapping[str, str] = field(default_factory=dict)
+    rescue: RescueFacts | None = None
+
+
+def decide(asked: BootRequest, machine: MachineFacts | None) -> Reason:
+    """Return the first reason that holds, in the contract's order; its `outcome` is the answer's kind."""
+    if asked.mac is None:
+        return Reason.BAD_MAC
+    if machine is None:
+        return Reason.UNKNOWN_MAC
+    rescue = machine.rescue
+    if rescue is None:
+        return Reason.NO_RESCUE
+    if rescue.expired:
+        return Reason.RESCUE_EXPIRED
+    if objection := address_objection(asked.source, machine.networks, own=asked.ip):
+        return objection
+    if objection := identity_objection(asked, machine.identity):
+        return objection
+    if rescue.state == "up" and rescue.one_boot:
+        return Reason.RESCUE_USED
+    if not rescue.image_available or not architecture_fits(asked.value("buildarch"), rescue.architecture):
+        return Reason.IMAGE_UNAVAILABLE
+    return Reason.RESCUE_ARMED if rescue.state == "armed" else Reason.RESCUE_BOOTING
+
+
+def address_objection(
+    source: IPAddress | None, networks: tuple[IPNetwork, ...], *, own: IPAddress | None
+) -> Reason | None:
+    """Listed networks must contain the source; where none is listed, the machine's `own` address must be the source."""
+    if networks:
+        allowed = source is not None and any(source in network for network in networks)
+        return None if allowed else Reason.ADDRESS_NOT_ALLOWED
+    return None if source is not None and source == own else Reason.ADDRESS_MISMATCH
+
+
+def identity_objection(asked: BootRequest, identity: Mapping[str, str]) -> Reason | None:
+    """Each recorded expectation must be sent, and match."""
+    if any(not asked.value(name) for name in identity):
+        return Reason.IDENTITY_MISSING
+    if any(not _matches(name, asked.value(name), expected) for name, expected in identity.items()):
+        return Reason.IDENTITY_MISMATCH
+    return None
+
+
+def _matches(name: str, sent: str, expected: str) -> bool:
+    if name == "user_agent":
+        return sent.startswith(expected)
+    if name == "uuid":
+        return sent.lower() == expected.lower()
+    if name in {"gateway", "netmask", "dns"}:
+        return parse_ip(sent) == parse_ip(expected) is not None
+    # Programs other than iPXE write a space as `+`.
+    return expected in (sent, sent.replace("+", " "))
+
+
+def architecture_fits(buildarch: str, image: str) -> bool:
+    """Only ARM against x86 is refused: a BIOS ROM says i386 on every 64-bit machine."""
+    if not buildarch:
+        return True
+    return buildarch.startswith("arm") == image.startswith("arm")

@@ -1,0 +1,30 @@
+"""Takes the boot face's requests out of the way of everything that the admin needs and a NIC does not."""
+
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.urls import Resolver404, resolve
+
+from machines.boot import views
+
+_URLS = "machines.boot.urls"
+
+
+class BootFaceMiddleware:
+    """Stands first, so that no other middleware can refuse a Host, redirect, ask for a session or a CSRF token."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        try:
+            match = resolve(request.path_info, urlconf=_URLS)
+        except Resolver404:
+            if request.path_info.startswith("/boot/"):
+                return views.not_found()
+            return self._get_response(request)
+        response: HttpResponseBase = match.func(request, *match.args, **match.kwargs)
+        if request.method == "HEAD" and not response.streaming and isinstance(response, HttpResponse):
+            # The headers tell of the body that a GET would get; the server would send this one as well.
+            response.content = b""
+        return response

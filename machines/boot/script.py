@@ -1,0 +1,140 @@
+"""The iPXE scripts that the site answers with. Pure: facts in, text out; https://ipxe.org/scripting.
+
+Each script first sets the iPXE variable `rescuesite`, so that an embedded script can tell an answer from a failure
+(iPXE hands a chained script's exit status to its caller, whatever the reason), and each ends so that the firmware
+goes on to the next boot device: UEFI does so only after a non-zero status, BIOS ignores it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from machines.addresses import hyphenated
+from machines.boot.decide import Outcome, Reason
+
+SHOWN_TOKEN = "<token>"  # noqa: S105 - what stands for a token wherever people read a script
+
+#: Served names that the site gives itself; an image's further files cannot have them.
+KERNEL, READY, UP, ARCHIVE, CHAIN = "kernel", "ready", "up", "rescue.cpio", "script.ipxe"
+
+_MAGIC = "#!ipxe"
+_LEAVE = ("iseq ${platform} efi && exit 1 ||", "exit 0")
+_SEPARATORS = {"||", "&&", ";"}
+
+
+class UnsafeLineError(ValueError):
+    """A line would not mean to iPXE what it says; the message tells the person who wrote its text."""
+
+
+@dataclass(frozen=True)
+class BootPlan:
+    """What one rescue boots: the served names of its files, in the order in which they are fetched."""
+
+    machine: str
+    mac: str
+    token: str
+    initrds: Sequence[str] = ()
+    command_line: str = ""
+    chained: bool = False
+
+
+def checked(line: str) -> str:
+    """Return `line`, one iPXE command with data in it, if it can do nothing but what it says.
+
+    Raises UnsafeLineError for control characters (a newline starts another command), `${` (expanded by iPXE, again and
+    again), a command separator, a trailing backslash (joins the next line) and a word that starts a comment.
+    """
+    if not line.isprintable():
+        raise UnsafeLineError("holds a line break or another control character")
+    if "${" in line:
+        raise UnsafeLineError("holds “${”, which iPXE would replace by one of its settings")
+    if line.endswith("\\"):
+        raise UnsafeLineError("ends with a backslash, which would join it to the next line")
+    words = line.split()
+    if separators := _SEPARATORS.intersection(words):
+        raise UnsafeLineError(f"holds the command separator “{separators.pop()}”")
+    if any(word.startswith("#") for word in words):
+        raise UnsafeLineError("holds a word that begins with “#”, where iPXE starts a comment")
+    return line
+
+
+def pass_through(reason: Reason) -> str:
+    """The script for every outcome but rescue: say why, as far as a stranger may know, and boot the disk."""
+    if reason.outcome is Outcome.REFUSED:
+        about_address = reason in {Reason.ADDRESS_NOT_ALLOWED, Reason.ADDRESS_MISMATCH}
+        said = [
+            "echo IP Failed Match" if about_address else "echo Identity Failed Match",
+            f"echo Rescue refused: {reason}",
+        ]
+    else:
+        said = ["echo No rescue mode requested, exiting"]
+        if explanation := _EXPLANATIONS.get(reason):
+            said.append(f"echo {explanation}")
+    return _finished([_MAGIC, f"set rescuesite {reason.outcome}", *said, *_LEAVE])
+
+
+#: Only what comes after the address rule, or says nothing of any machine: strangers read these scripts too.
+_EXPLANATIONS = {
+    Reason.RESCUE_USED: "The rescue of this machine was for one boot and has been used",
+    Reason.IMAGE_UNAVAILABLE: "A rescue is enabled but its image cannot be served to this machine",
+    Reason.DATABASE_ERROR: "The rescue site cannot read its database",
+    Reason.INTERNAL_ERROR: "The rescue site made an error",
+}
+
+
+def rescue(plan: BootPlan) -> str:
+    """The script that boots a rescue. Raises UnsafeLineError where the plan holds text that no script may hold."""
+    return _finished(
+        [
+            _MAGIC,
+            f"set rescuesite {Outcome.RESCUE}",
+            checked(f"echo Rescue mode for {plan.machine}"),
+            # Whatever image is still registered would be handed to the kernel as one more initrd.
+            "imgfree",
+            *(_chain(plan) if plan.chained else _kernel(plan)),
+            ":failed",
+            "echo Rescue could not be booted, going on to the local disk",
+            *_LEAVE,
+        ]
+    )
+
+
+def _kernel(plan: BootPlan) -> list[str]:
+    initrds = [*plan.initrds, ARCHIVE]
+    arguments = [
+        plan.command_line,
+        f"BOOTIF=01-{hyphenated(plan.mac)}",
+        *(f"initrd={name}" for name in initrds),
+    ]
+    return [
+        *_fetch("kernel", KERNEL, plan),
+        *(line for name in initrds for line in _fetch("initrd", name, plan)),
+        checked(" ".join(["imgargs kernel", *filter(None, arguments)])),
+        *_fetch("imgfetch", READY, plan),
+        "imgfree ready",
+        "boot kernel || goto failed",
+    ]
+
+
+def _chain(plan: BootPlan) -> list[str]:
+    return [*_fetch("imgfetch", CHAIN, plan), f"imgexec {CHAIN} || goto failed"]
+
+
+def _fetch(command: str, name: str, plan: BootPlan) -> list[str]:
+    """Three tries, with a growing pause between them: a link that just came up loses packets.
+
+    iPXE chains `||` and `&&` from the left, as sh does, so a pause between two tries needs a jump past the rest.
+    """
+    fetch = checked(f"{command} --name {name} /boot/{plan.token}/{name}")
+    got = f"got-{name}"
+    return [
+        f"{fetch} && goto {got} ||",
+        "sleep 1",
+        f"{fetch} && goto {got} ||",
+        "sleep 3",
+        f"{fetch} || goto failed",
+        f":{got}",
+    ]
+
+
+def _finished(lines: list[str]) -> str:
+    return "\n".join(lines) + "\n"

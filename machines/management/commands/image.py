@@ -1,0 +1,102 @@
+"""manage.py image add|list|show: the rescue images, for people at a terminal."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.db import transaction
+
+from machines.management.terminal import TerminalCommand, actor_named, add_json_option, image_named, table
+from machines.models import AuditEntry, ImageFile, RescueImage
+from machines.representation import image_json
+
+
+class Command(TerminalCommand):
+    help = "Add, list and show rescue images."
+
+    def add_actions(self, actions: Any) -> None:
+        add = actions.add_parser("add", help="add an image from files on this host")
+        add.add_argument("name")
+        add.add_argument("--kernel", type=Path)
+        add.add_argument("--initrd", type=Path, action="append", default=[], help="may be given several times")
+        add.add_argument("--file", type=Path, action="append", default=[], help="a further file, served by its name")
+        add.add_argument("--command-line", default="")
+        add.add_argument("--chain-script", type=Path, help="an iPXE script to run instead of a kernel")
+        add.add_argument("--architecture", choices=RescueImage.Architecture.values, default="x86_64")
+        add.add_argument("--reports", action="store_true", help="it posts to the site when it is up")
+        add.add_argument("--default", action="store_true")
+        add.add_argument("--description", default="")
+        add.add_argument("--by", metavar="USER", help="the user in whose name it is done")
+        add.set_defaults(run=self.add)
+        listing = actions.add_parser("list", help="list the images")
+        listing.set_defaults(run=self.list)
+        show = actions.add_parser("show", help="show one image")
+        show.add_argument("name")
+        show.set_defaults(run=self.show_one)
+        for parser in (add, listing, show):
+            add_json_option(parser)
+
+    def add(self, **options: Any) -> None:
+        image = RescueImage(
+            name=options["name"],
+            description=options["description"],
+            architecture=options["architecture"],
+            command_line=options["command_line"],
+            chain_script=_text(options["chain_script"]),
+            reports=options["reports"],
+        )
+        image.full_clean()
+        uploads = [(ImageFile.Kind.INITRD, path) for path in options["initrd"]]
+        uploads += [(ImageFile.Kind.FILE, path) for path in options["file"]]
+        if options["kernel"]:
+            uploads.insert(0, (ImageFile.Kind.KERNEL, options["kernel"]))
+        with transaction.atomic():
+            image.save(force_insert=True)
+            for kind, path in uploads:
+                image.attach(kind, _chunks(path), path.name)
+            if problem := image.problem():
+                raise CommandError(problem)
+            if options["default"]:
+                image.make_default()
+            AuditEntry.objects.record(
+                "rescueimage_added",
+                actor=actor_named(options["by"]),
+                subject=image.name,
+                details=image_json(image),
+            )
+        self.show(image_json(image), f"Image {image.name} added.", options)
+
+    def list(self, **options: Any) -> None:
+        found = [image_json(image) for image in RescueImage.objects.prefetch_related("files__stored")]
+        rows = [
+            [
+                one["name"],
+                one["architecture"],
+                "default" if one["default"] else "",
+                ", ".join(file["name"] for file in one["files"]),
+            ]
+            for one in found
+        ]
+        self.show(found, table(rows, ["NAME", "ARCHITECTURE", "", "FILES"]), options)
+
+    def show_one(self, **options: Any) -> None:
+        image = image_named(options["name"])
+        assert image is not None
+        shown = image_json(image)
+        files = [[file["name"], str(file["size"]), file["sha256"]] for file in shown.pop("files")]
+        lines = table([[f"{name}:", str(value)] for name, value in shown.items()], ["", ""]).strip("\n")
+        self.show(image_json(image), lines + "\n" + table(files, ["FILE", "BYTES", "SHA-256"]), options)
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                yield chunk
+    except OSError as error:
+        raise CommandError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _text(path: Path | None) -> str:
+    return b"".join(_chunks(path)).decode("utf-8", "replace") if path else ""

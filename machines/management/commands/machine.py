@@ -1,0 +1,85 @@
+"""manage.py machine add|list|show: the machines, for people at a terminal."""
+
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from machines.management.terminal import (
+    TerminalCommand,
+    actor_named,
+    add_json_option,
+    image_named,
+    machine_named,
+    table,
+)
+from machines.models import Machine
+from machines.representation import machine_json
+
+
+class Command(TerminalCommand):
+    help = "Add, list and show machines."
+
+    def add_actions(self, actions: Any) -> None:
+        add = actions.add_parser("add", help="add a machine")
+        add.add_argument("name")
+        add.add_argument("--mac", action="append", default=[], required=True, help="may be given several times")
+        add.add_argument(
+            "--network",
+            action="append",
+            default=[],
+            help="address or CIDR block that its requests may come from",
+        )
+        add.add_argument("--image", help="its rescue image; otherwise the default")
+        add.add_argument(
+            "--identity", action="append", default=[], metavar="NAME=VALUE", help="what it must say of itself"
+        )
+        add.add_argument("--notes", default="")
+        add.add_argument("--by", metavar="USER", help="the user in whose name it is done")
+        add.set_defaults(run=self.add)
+        listing = actions.add_parser("list", help="list the machines")
+        listing.set_defaults(run=self.list)
+        show = actions.add_parser("show", help="show one machine")
+        show.add_argument("name")
+        show.set_defaults(run=self.show_one)
+        for parser in (add, listing, show):
+            add_json_option(parser)
+
+    def add(self, **options: Any) -> None:
+        machine = Machine.objects.add(
+            options["name"],
+            macs=options["mac"],
+            networks=options["network"],
+            image=image_named(options["image"]),
+            identity=dict(_identity(item) for item in options["identity"]),
+            notes=options["notes"],
+            actor=actor_named(options["by"]),
+        )
+        self.show(machine_json(machine), f"Machine {machine.name} added.", options)
+
+    def list(self, **options: Any) -> None:
+        found = [machine_json(machine) for machine in Machine.objects.for_lists()]
+        rows = [
+            [
+                one["name"],
+                one["state"],
+                ", ".join(one["macs"]),
+                ", ".join(one["allowed_networks"]) or "-",
+                one["last_seen"] or "never",
+            ]
+            for one in found
+        ]
+        self.show(found, table(rows, ["NAME", "STATE", "MACS", "NETWORKS", "LAST SEEN"]), options)
+
+    def show_one(self, **options: Any) -> None:
+        shown = machine_json(machine_named(options["name"]))
+        lines = [
+            [f"{name}:", ", ".join(value) if isinstance(value, list) else str(value)] for name, value in shown.items()
+        ]
+        self.show(shown, table(lines, ["", ""]).strip("\n"), options)
+
+
+def _identity(item: str) -> tuple[str, str]:
+    name, equals, value = item.partition("=")
+    if not equals:
+        raise CommandError(f"“{item}” is no identity; write it like serial=CZ1234.")
+    return name, value

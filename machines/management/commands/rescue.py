@@ -1,0 +1,90 @@
+"""manage.py rescue enable|disable|status: the switch, for people at a terminal."""
+
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from machines.management.terminal import (
+    TerminalCommand,
+    actor_named,
+    add_json_option,
+    image_named,
+    machine_named,
+    moment,
+    table,
+)
+from machines.models import Rescue
+from machines.models.rescue import NoActiveRescueError, RescueError, RescueOrder
+from machines.representation import rescue_json
+
+
+class Command(TerminalCommand):
+    help = "Enable and disable rescue, and show how it stands."
+
+    def add_actions(self, actions: Any) -> None:
+        enable = actions.add_parser("enable", help="serve the rescue system from the next power-on")
+        enable.add_argument(
+            "--lifetime", choices=Rescue.Lifetime.values, help="default: one-boot, or until with --until"
+        )
+        enable.add_argument("--until", metavar="TIME", help="when it ends at the latest, like 2026-12-24T18:00")
+        enable.add_argument("--image", help="otherwise the machine's, or the default")
+        enable.set_defaults(run=self.enable)
+        disable = actions.add_parser("disable", help="boot the disk from the next power-on")
+        disable.set_defaults(run=self.disable)
+        status = actions.add_parser("status", help="show the latest rescue")
+        status.set_defaults(run=self.status)
+        for parser in (enable, disable):
+            parser.add_argument("--reason", default="", help="kept in the audit log")
+            parser.add_argument(
+                "--by", metavar="USER", help="the user in whose name it is done, and whose keys are delivered"
+            )
+        for parser in (enable, disable, status):
+            parser.add_argument("name", metavar="MACHINE")
+            add_json_option(parser)
+
+    def enable(self, **options: Any) -> None:
+        machine = machine_named(options["name"])
+        expires_at = moment(options["until"]) if options["until"] else None
+        order = RescueOrder(
+            lifetime=options["lifetime"] or (Rescue.Lifetime.UNTIL if expires_at else Rescue.Lifetime.ONE_BOOT),
+            expires_at=expires_at,
+            image=image_named(options["image"]),
+            reason=options["reason"],
+        )
+        try:
+            rescue = Rescue.objects.enable(machine, order, actor_named(options["by"]))
+        except RescueError as error:
+            raise CommandError(str(error)) from error
+        for warning in rescue.warnings():
+            self.stderr.write(self.style.WARNING(f"Warning: {warning}"))
+        self.show(
+            rescue_json(rescue),
+            f"Rescue of {machine.name} is armed with image {rescue.image_name}: "
+            "from its next power-on it boots the rescue system. Power it off and on.",
+            options,
+        )
+
+    def disable(self, **options: Any) -> None:
+        machine = machine_named(options["name"])
+        rescue = machine.rescues.active().first()
+        try:
+            if rescue is None:
+                raise NoActiveRescueError(machine)
+            rescue.disable(actor_named(options["by"]), options["reason"])
+        except RescueError as error:
+            raise CommandError(str(error)) from error
+        self.show(rescue_json(rescue), f"Rescue of {machine.name} has ended: it boots its disk.", options)
+
+    def status(self, **options: Any) -> None:
+        machine = machine_named(options["name"])
+        rescue = machine.rescues.select_related("machine").first()
+        if rescue is None:
+            self.show(None, f"There has been no rescue of {machine.name}: it boots its disk.", options)
+            return
+        shown = rescue_json(rescue)
+        lines = [
+            [f"{name}:", "\n".join(value) if isinstance(value, list) else str(value)]
+            for name, value in shown.items()
+            if value
+        ]
+        self.show(shown, table(lines, ["", ""]).strip("\n"), options)

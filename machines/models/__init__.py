@@ -1,0 +1,24 @@
+"""What the site knows: machines, rescue images, rescues, keys, sightings, and the log of all that happened."""
+
+from machines.models.audit import Actor, AuditEntry
+from machines.models.image import ImageFile, RescueImage, StoredFile
+from machines.models.machine import AllowedNetwork, LastContact, MACAddress, Machine
+from machines.models.rescue import Rescue, RescueFile
+from machines.models.sighting import Sighting
+from machines.models.ssh_key import SSHKey
+
+__all__ = [
+    "Actor",
+    "AllowedNetwork",
+    "AuditEntry",
+    "ImageFile",
+    "LastContact",
+    "MACAddress",
+    "Machine",
+    "Rescue",
+    "RescueFile",
+    "RescueImage",
+    "SSHKey",
+    "Sighting",
+    "StoredFile",
+]

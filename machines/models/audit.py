@@ -1,0 +1,172 @@
+"""The append-only log: what staff did, what a NIC asked, and why it got its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Never
+
+from django.db import IntegrityError, models, transaction
+from django.db.models import F
+from django.utils import timezone
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+
+    from machines.models.machine import Machine
+    from machines.models.rescue import Rescue
+
+#: Like answers to one machine within this time share an entry.
+REPEAT = timedelta(minutes=1)
+#: So many entries of one kind a machine may gain in a day from answers that change nothing; later ones are counted.
+DAILY_ENTRIES = 100
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who does something: a user of the site, somebody at its command line, or nobody (a NIC)."""
+
+    name: str = ""
+    user_pk: int | None = None
+    source: str | None = None
+
+    @classmethod
+    def of_user(cls, user: AbstractBaseUser | AnonymousUser, source: str | None = None) -> Actor:
+        return cls(user.get_username(), user.pk, source)
+
+
+class AuditQuerySet(models.QuerySet["AuditEntry"]):
+    """Entries are added, and like ones counted; nothing here edits or removes one."""
+
+    def record(
+        self,
+        action: str,
+        *,
+        actor: Actor | None = None,
+        machine: Machine | None = None,
+        rescue: Rescue | None = None,
+        at: datetime | None = None,
+        **fields: Any,
+    ) -> AuditEntry:
+        """Add one entry. `fields` are the remaining columns of AuditEntry."""
+        entry = self._entry(action, actor=actor, machine=machine, rescue=rescue, at=at, **fields)
+        entry.save(force_insert=True)
+        return entry
+
+    def record_answer(self, action: str, *, machine: Machine, at: datetime, **fields: Any) -> None:
+        """Count an answer to a machine: like ones within a minute share an entry, and a day's entries are bounded.
+
+        Call it in a transaction that holds the machine's row, so that like answers at one moment find each other.
+        """
+        entry = self._entry(action, machine=machine, at=at, **fields)
+        like = self.filter(machine_pk=entry.machine_pk, action=action, reason=entry.reason, subject=entry.subject)
+        repeated = like.filter(source=entry.source, rescue_pk=entry.rescue_pk, at__gt=at - REPEAT)
+        pk = repeated.order_by("-at").values_list("pk", flat=True).first()
+        if pk is None and self._full(entry):
+            pk = like.order_by("-at").values_list("pk", flat=True).first()
+        if pk is None:
+            entry.save(force_insert=True)
+        else:
+            self._count(self.filter(pk=pk), at)
+
+    def record_stranger(self, action: str, *, at: datetime, count: int = 1, **fields: Any) -> None:
+        """Count answers to nobody in particular: one entry for each reason and minute, whoever asked."""
+        key = f"{fields['reason']} {at:%Y-%m-%dT%H:%M}"
+        if self._count(self.filter(shared_key=key), at, count):
+            return
+        try:
+            with transaction.atomic():
+                self._entry(action, at=at, shared_key=key, count=count, **fields).save(force_insert=True)
+        except IntegrityError:
+            # Another process made this minute's entry between our two statements.
+            self._count(self.filter(shared_key=key), at, count)
+
+    def delete(self) -> Never:
+        raise AuditIsAppendOnlyError
+
+    def update(self, **kwargs: Any) -> Never:
+        raise AuditIsAppendOnlyError
+
+    def _entry(
+        self,
+        action: str,
+        *,
+        actor: Actor | None = None,
+        machine: Machine | None = None,
+        rescue: Rescue | None = None,
+        at: datetime | None = None,
+        **fields: Any,
+    ) -> AuditEntry:
+        actor = actor or Actor()
+        fields.setdefault("source", actor.source)
+        if machine:
+            fields |= {"machine_pk": machine.pk, "machine": machine.name}
+        return AuditEntry(
+            action=action,
+            actor=actor.name,
+            rescue_pk=rescue.pk if rescue else None,
+            at=at or timezone.now(),
+            **fields,
+        )
+
+    def _full(self, entry: AuditEntry) -> bool:
+        today = self.filter(
+            machine_pk=entry.machine_pk,
+            action=entry.action,
+            outcome=entry.outcome,
+            at__gt=entry.at - timedelta(days=1),
+        )
+        return today[DAILY_ENTRIES - 1 : DAILY_ENTRIES].exists()
+
+    def _count(self, entries: models.QuerySet[AuditEntry], at: datetime, by: int = 1) -> bool:
+        return models.QuerySet.update(entries, count=F("count") + by, repeated_at=at) > 0
+
+
+class AuditIsAppendOnlyError(TypeError):
+    """Somebody's code tried to change or remove an audit entry."""
+
+    def __init__(self) -> None:
+        super().__init__("audit entries are never changed or deleted, except by manage.py prune_audit")
+
+
+class AuditEntry(models.Model):
+    """One line of the log. Names are stored as text: what they name may be gone when somebody reads the line."""
+
+    at = models.DateTimeField(default=timezone.now)
+    repeated_at = models.DateTimeField(null=True, blank=True)
+    count = models.PositiveIntegerField(default=1)
+    actor = models.CharField(max_length=150, blank=True)
+    source = models.GenericIPAddressField(null=True, blank=True)
+    machine_pk = models.BigIntegerField(null=True, blank=True)
+    machine = models.CharField(max_length=63, blank=True)
+    mac = models.CharField("MAC", max_length=17, blank=True)
+    rescue_pk = models.BigIntegerField(null=True, blank=True)
+    action = models.CharField(max_length=40)
+    outcome = models.CharField(max_length=10, blank=True)
+    reason = models.CharField(max_length=500, blank=True)
+    #: What else the entry is about: the name of an image, a key, a file.
+    subject = models.CharField(max_length=150, blank=True)
+    details: models.JSONField[Mapping[str, Any], Mapping[str, Any]] = models.JSONField(default=dict, blank=True)
+    #: Set only where strangers share an entry, and then unique.
+    shared_key = models.CharField(max_length=60, null=True, unique=True, editable=False)  # noqa: DJ001 - unique
+
+    objects = AuditQuerySet.as_manager()
+
+    class Meta:
+        default_permissions = ("view",)
+        ordering = ("-at", "-pk")
+        verbose_name_plural = "audit log"
+        indexes = [
+            models.Index(fields=["-at"], name="audit_newest_first"),
+            models.Index(fields=["machine_pk", "action", "-at"], name="audit_machine_action"),
+            models.Index(fields=["machine_pk", "-at"], name="audit_machine_timeline"),
+            models.Index(fields=["action", "-at"], name="audit_action"),
+            models.Index(fields=["mac", "-at"], name="audit_mac"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.action} {self.machine or self.mac}".rstrip()
+
+    def delete(self, *args: Any, **kwargs: Any) -> Never:
+        raise AuditIsAppendOnlyError

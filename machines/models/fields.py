@@ -1,0 +1,58 @@
+"""Model fields that keep addresses in their one form, on the way in and in every query."""
+
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ValidationError
+from django.db import models
+
+from machines.addresses import AddressError, normalise_mac, normalise_network
+
+if TYPE_CHECKING:
+    _CharField = models.CharField[str, str]
+else:
+    _CharField = models.CharField
+
+
+class _NormalisedCharField(_CharField):
+    """Text that `normalise` brings into one form; it raises AddressError for what it cannot read."""
+
+    @staticmethod
+    def normalise(text: str) -> str:
+        raise NotImplementedError
+
+    def to_python(self, value: Any) -> Any:
+        text = super().to_python(value)
+        if not text:
+            return text
+        try:
+            return self.normalise(text)
+        except AddressError as error:
+            raise ValidationError(str(error), code="invalid") from error
+
+    def get_prep_value(self, value: Any) -> Any:
+        return self.to_python(value)
+
+    def clean(self, value: Any, model_instance: models.Model | None) -> Any:
+        # The text typed may be longer than the form it is stored in.
+        return super().clean(self.to_python(value), model_instance)
+
+    def formfield(self, **kwargs: Any) -> Any:
+        return super().formfield(**{"max_length": 60, **kwargs})
+
+
+class MACAddressField(_NormalisedCharField):
+    """A MAC address, stored as 00:02:b3:9d:94:8c."""
+
+    normalise = staticmethod(normalise_mac)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "max_length": 17})
+
+
+class NetworkField(_NormalisedCharField):
+    """An IPv4 or IPv6 host or CIDR block, stored as Python's ipaddress writes it; a host without /32 or /128."""
+
+    normalise = staticmethod(normalise_network)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "max_length": 43})

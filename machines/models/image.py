@@ -1,0 +1,281 @@
+"""Rescue images, and the files that they are made of."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from machines.boot import script
+
+if TYPE_CHECKING:
+    pass
+
+#: A command line longer than this is cut by the x86 kernel (COMMAND_LINE_SIZE), less what the site appends.
+MAX_COMMAND_LINE = 1800
+MAX_CHAIN_SCRIPT = 64 * 1024
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+
+
+class StoredFileQuerySet(models.QuerySet["StoredFile"]):
+    def store(self, chunks: Iterable[bytes]) -> StoredFile:
+        """Keep the bytes of `chunks` and return their file; the same bytes are kept once.
+
+        The file is complete and synced to disk before its row exists. Raises OSError where the disk is full.
+        """
+        digest, size = hashlib.sha256(), 0
+        descriptor, draft = tempfile.mkstemp(dir=settings.RESCUESITE_DATA_DIR / "tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for chunk in chunks:
+                    digest.update(chunk)
+                    size += len(chunk)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            stored = StoredFile(sha256=digest.hexdigest(), size=size)
+            with _files_locked():
+                stored.path.parent.mkdir(mode=0o700, exist_ok=True)
+                Path(draft).replace(stored.path)
+                _sync_directory(stored.path.parent)
+                return self.get_or_create(sha256=stored.sha256, defaults={"size": size})[0]
+        finally:
+            Path(draft).unlink(missing_ok=True)
+
+    def discard_unused(self, older_than: timedelta = timedelta(hours=1)) -> int:
+        """Remove the files that no image and no rescue names any more; return how many.
+
+        Young ones are spared: their image may be about to be saved.
+        """
+        unused = self.filter(
+            created_at__lt=timezone.now() - older_than, image_files__isnull=True, rescue_files__isnull=True
+        )
+        removed = 0
+        for stored in unused:
+            with _files_locked():
+                try:
+                    stored.delete()
+                except models.ProtectedError:
+                    continue
+                stored.path.unlink(missing_ok=True)
+            removed += 1
+        return removed
+
+
+@contextmanager
+def _files_locked() -> Iterator[None]:
+    """One process at a time adds or removes stored files."""
+    with (settings.RESCUESITE_DATA_DIR / "files" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class StoredFile(models.Model):
+    """The bytes of a file, kept in the data directory under their SHA-256."""
+
+    sha256 = models.CharField("SHA-256", max_length=64, unique=True)
+    size = models.PositiveBigIntegerField(help_text="in bytes")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = StoredFileQuerySet.as_manager()
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.sha256[:12]}… ({self.size} bytes)"
+
+    @property
+    def relative_path(self) -> str:
+        return f"{self.sha256[:2]}/{self.sha256}"
+
+    @property
+    def path(self) -> Path:
+        return Path(settings.RESCUESITE_DATA_DIR) / "files" / self.relative_path
+
+    def is_intact(self) -> bool:
+        """Whether the file is there in its full length; its contents are not read."""
+        try:
+            return self.path.stat().st_size == self.size
+        except OSError:
+            return False
+
+
+class RescueImageQuerySet(models.QuerySet["RescueImage"]):
+    def default(self) -> RescueImage | None:
+        return self.filter(is_default=True).first()
+
+
+class RescueImage(models.Model):
+    """A small system to boot for a rescue: a kernel with its initrds and command line, or an iPXE script to chain."""
+
+    class Architecture(models.TextChoices):
+        X86_64 = "x86_64", "x86, 64 bit"
+        I386 = "i386", "x86, 32 bit"
+        ARM64 = "arm64", "ARM, 64 bit"
+
+    name = models.CharField(
+        max_length=63,
+        unique=True,
+        validators=[RegexValidator(r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", "Use letters, digits, “.”, “_” and “-”.")],
+    )
+    description = models.TextField(blank=True)
+    architecture = models.CharField(max_length=10, choices=Architecture, default=Architecture.X86_64)
+    command_line = models.CharField(
+        max_length=MAX_COMMAND_LINE,
+        blank=True,
+        help_text="For the kernel. BOOTIF=01-<MAC> and initrd=<name> for each initrd are appended.",
+    )
+    chain_script = models.TextField(
+        blank=True,
+        max_length=MAX_CHAIN_SCRIPT,
+        help_text="An iPXE script to run instead of a kernel; must begin with #!ipxe. It may fetch this image's "
+        "further files by their bare names.",
+    )
+    reports = models.BooleanField(
+        "reports that it is up",
+        default=False,
+        help_text="Whether the system posts to the site once it can be logged in to. One that does not counts as up "
+        "two minutes after its files have arrived.",
+    )
+    is_default = models.BooleanField(
+        "default",
+        default=False,
+        help_text="Taken where neither the machine nor the person enabling names an image.",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = RescueImageQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("name",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=["is_default"],
+                condition=Q(is_default=True),
+                name="one_default_image",
+                violation_error_message="Another image is the default already.",
+            ),
+            models.CheckConstraint(
+                condition=Q(chain_script="") | Q(command_line=""),
+                name="image_chains_or_boots_a_kernel",
+                violation_error_message="An image that chains a script has no kernel command line.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        errors = {}
+        try:
+            script.checked(self.command_line)
+        except script.UnsafeLineError as error:
+            errors["command_line"] = f"The command line {error}."
+        self.chain_script = self.chain_script.replace("\r\n", "\n")
+        if self.chain_script and self.chain_script.split(maxsplit=1)[0] != "#!ipxe":
+            errors["chain_script"] = "An iPXE script begins with a line “#!ipxe”."
+        elif self.chain_script and not self.chain_script.startswith("#!ipxe"):
+            errors["chain_script"] = "“#!ipxe” must be the very first characters of the script."
+        if errors:
+            raise ValidationError(errors)
+
+    def make_default(self) -> None:
+        """Let this image be the default, and no other."""
+        RescueImage.objects.filter(is_default=True).exclude(pk=self.pk).update(is_default=False)
+        RescueImage.objects.filter(pk=self.pk).update(is_default=True)
+        self.is_default = True
+
+    def problem(self) -> str | None:
+        """Why this image cannot be booted, for the person who wants to; None where it can."""
+        files = list(self.files.select_related("stored"))
+        kinds = {file.kind for file in files}
+        if not self.chain_script and ImageFile.Kind.KERNEL not in kinds:
+            return f"Image “{self.name}” has no kernel; upload one."
+        if missing := [file.name for file in files if not file.stored.is_intact()]:
+            return f"Image “{self.name}” has lost {', '.join(missing)} from the data directory; upload it again."
+        return None
+
+    def attach(self, kind: str, chunks: Iterable[bytes], name: str = "") -> ImageFile:
+        """Store the bytes of `chunks` as a file of this image; `name` is needed for a further file only.
+
+        A kernel replaces the earlier one, as does a further file of the same name; an initrd comes after those that
+        there are. Raises ValidationError for a name that cannot be served.
+        """
+        position = self.files.count()
+        if kind == ImageFile.Kind.KERNEL:
+            name = script.KERNEL
+        elif kind == ImageFile.Kind.INITRD:
+            name = self._next_initrd()
+        ImageFile.check_name(kind, name)
+        stored = StoredFile.objects.store(chunks)
+        file, _ = self.files.update_or_create(
+            name=name, defaults={"kind": kind, "stored": stored, "position": position}
+        )
+        return file
+
+    def _next_initrd(self) -> str:
+        taken = set(self.files.filter(kind=ImageFile.Kind.INITRD).values_list("name", flat=True))
+        names = ("initrd" if n == 1 else f"initrd-{n}" for n in range(1, len(taken) + 2))
+        return next(name for name in names if name not in taken)
+
+
+class ImageFile(models.Model):
+    """A file of an image, under the name by which it is served."""
+
+    class Kind(models.TextChoices):
+        KERNEL = "kernel"
+        INITRD = "initrd"
+        FILE = "file", "further file"
+
+    image = models.ForeignKey(RescueImage, on_delete=models.CASCADE, related_name="files")
+    kind = models.CharField(max_length=6, choices=Kind, default=Kind.INITRD)
+    name = models.CharField(max_length=100)
+    position = models.PositiveSmallIntegerField(default=0)
+    stored = models.ForeignKey(StoredFile, on_delete=models.PROTECT, related_name="image_files")
+
+    class Meta:
+        default_permissions = ()
+        ordering = ("position", "pk")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["image", "name"],
+                name="image_file_name",
+                violation_error_message="The image has a file of this name already.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def check_name(cls, kind: str, name: str) -> None:
+        """Raise ValidationError where a file of `kind` cannot be served under `name`."""
+        if not _FILE_NAME.fullmatch(name):
+            raise ValidationError(f"“{name[:100]}” cannot be a file's name: use letters, digits, “.”, “_” and “-”.")
+        own = name in {script.KERNEL, script.READY, script.UP, script.ARCHIVE, script.CHAIN}
+        own = own or re.fullmatch(r"initrd(-\d+)?", name) is not None
+        if kind == cls.Kind.FILE and own:
+            raise ValidationError(f"“{name}” is a name that the site uses itself; rename the file.")

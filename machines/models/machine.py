@@ -1,0 +1,268 @@
+"""Machines, and how the site knows one when it asks."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+from django.db import models, transaction
+from django.db.models import Q
+from django.db.models.functions import Length, Lower
+from django.utils import timezone
+
+from machines.addresses import IPNetwork, parse_network
+from machines.boot.decide import MachineFacts
+from machines.boot.request import MAX_VALUE, UNDERSTOOD, BootRequest
+from machines.models.audit import Actor, AuditEntry
+from machines.models.fields import MACAddressField, NetworkField
+from machines.models.sighting import Sighting
+
+if TYPE_CHECKING:
+    from machines.models.image import RescueImage
+    from machines.models.rescue import Rescue
+
+MAX_EXPECTED = MAX_VALUE - 1
+IDENTITY_NAMES = (*UNDERSTOOD, "user_agent")
+MACHINE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+
+models.CharField.register_lookup(Length)
+
+
+def check_identity(value: Any) -> None:
+    """Raise ValidationError unless `value` maps names that a NIC can send to non-empty texts."""
+    if not isinstance(value, dict):
+        raise ValidationError('Write it like {"uuid": "…", "serial": "…"}.')
+    for name, expected in value.items():
+        if name not in IDENTITY_NAMES:
+            raise ValidationError(f"“{name}” is nothing that a NIC sends; known are: {', '.join(IDENTITY_NAMES)}.")
+        if not isinstance(expected, str) or not expected or len(expected) > MAX_EXPECTED:
+            raise ValidationError(f"What is expected of “{name}” must be a text of 1 to {MAX_EXPECTED} characters.")
+
+
+class MachineQuerySet(models.QuerySet["Machine"]):
+    def add(
+        self,
+        name: str,
+        *,
+        macs: list[str],
+        networks: list[str],
+        actor: Actor,
+        image: RescueImage | None = None,
+        identity: dict[str, str] | None = None,
+        notes: str = "",
+    ) -> Machine:
+        """Add a machine with its addresses and its audit entry; all or nothing.
+
+        Raises ValidationError for a name or an address that is taken or none.
+        """
+        with transaction.atomic():
+            machine = Machine(name=name, image=image, identity=identity or {}, notes=notes)
+            machine.full_clean()
+            machine.save(force_insert=True)
+            for mac in macs:
+                machine.add_mac(mac)
+            for network in networks:
+                allowed = AllowedNetwork(machine=machine, network=network)
+                allowed.full_clean()
+                allowed.save(force_insert=True)
+            machine.adopt_sightings()
+            AuditEntry.objects.record("machine_added", actor=actor, machine=machine, details=machine.described())
+        return machine
+
+    def asking_as(self, mac: str) -> Machine | None:
+        """The machine that `mac` belongs to, with what is needed to decide; a constant number of queries."""
+        return self.filter(macs__address=mac).prefetch_related("networks").first()
+
+    def for_lists(self) -> MachineQuerySet:
+        """With what a line about each machine needs, in a constant number of queries."""
+        from machines.models.rescue import Rescue
+
+        return self.select_related("image", "contact").prefetch_related(
+            "macs",
+            "networks",
+            models.Prefetch("rescues", Rescue.objects.unended(), to_attr="unended_rescues"),
+        )
+
+    def lock(self, machine: Machine) -> bool:
+        """Hold the machine's row for the rest of the transaction; False where it has been deleted."""
+        return self.select_for_update().filter(pk=machine.pk).values_list("pk").first() is not None
+
+
+class Machine(models.Model):
+    """A server that can be rescued."""
+
+    name = models.CharField(
+        max_length=63,
+        validators=[
+            RegexValidator(
+                rf"\A{MACHINE_NAME}\Z",
+                "Use letters, digits, “.”, “_” and “-”, beginning with a letter or digit.",
+            )
+        ],
+    )
+    image = models.ForeignKey(
+        "machines.RescueImage",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="machines",
+        verbose_name="rescue image",
+        help_text="Empty: the default image.",
+    )
+    identity: models.JSONField[dict[str, str], dict[str, str]] = models.JSONField(
+        default=dict,
+        blank=True,
+        validators=[check_identity],
+        help_text='What the machine must say of itself to be believed, such as {"uuid": "…", "serial": "…"}. '
+        f"Known: {', '.join(IDENTITY_NAMES)} (its beginning).",
+    )
+    notes = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = MachineQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("name",)
+        constraints = [
+            models.UniqueConstraint(
+                Lower("name"),
+                name="machine_name",
+                violation_error_message="There is a machine of this name already.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_unverified(self) -> bool:
+        """Whether anybody who knows a MAC of this machine can ask in its name."""
+        return not self.identity and not self.networks.all()
+
+    def add_mac(self, address: str) -> MACAddress:
+        """Raises ValidationError for an address that is none, or another machine's."""
+        mac = MACAddress(machine=self, address=address)
+        mac.full_clean()
+        mac.save(force_insert=True)
+        return mac
+
+    def adopt_sightings(self) -> None:
+        """Drop the sightings of this machine's MAC addresses: they are known now."""
+        Sighting.objects.filter(mac__in=self.macs.values("address")).delete()
+
+    def current_rescue(self) -> Rescue | None:
+        """The rescue that the database holds as not ended; it may be expired all the same."""
+        return self.rescues.unended().select_related("machine").prefetch_related("files__stored").first()
+
+    def active_rescue(self, now: datetime | None = None) -> Rescue | None:
+        """The rescue that is not ended at `now`; without a query on machines read by `for_lists`."""
+        unended: list[Rescue] | None = getattr(self, "unended_rescues", None)
+        if unended is None:
+            return self.rescues.active(now).first()
+        return next((rescue for rescue in unended if not rescue.standing(now).is_ended), None)
+
+    def parsed_networks(self) -> tuple[IPNetwork, ...]:
+        return tuple(parse_network(allowed.network) for allowed in self.networks.all())
+
+    def facts(self, rescue: Rescue | None, now: datetime) -> MachineFacts:
+        """What `decide` needs to know."""
+        return MachineFacts(
+            networks=self.parsed_networks(),
+            identity=self.identity,
+            rescue=rescue.facts(now) if rescue else None,
+        )
+
+    def described(self) -> dict[str, Any]:
+        """The machine as audit entries and the command line show it."""
+        return {
+            "name": self.name,
+            "macs": [mac.address for mac in self.macs.all()],
+            "allowed_networks": [allowed.network for allowed in self.networks.all()],
+            "image": self.image.name if self.image else None,
+            "identity": self.identity,
+            "notes": self.notes,
+        }
+
+
+class MACAddress(models.Model):
+    """The address of one of a machine's network cards."""
+
+    machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="macs")
+    address = MACAddressField(
+        "MAC address",
+        unique=True,
+        error_messages={"unique": "This MAC address belongs to a machine already."},
+    )
+
+    class Meta:
+        default_permissions = ()
+        ordering = ("pk",)
+        verbose_name = "MAC address"
+        verbose_name_plural = "MAC addresses"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(address=Lower("address")) & Q(address__length=17), name="mac_address_in_one_form"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.address
+
+
+class AllowedNetwork(models.Model):
+    """A host or CIDR block from which the machine's requests may come."""
+
+    machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="networks")
+    network = NetworkField("address or network", help_text="192.0.2.7, 192.0.2.0/24 or 2001:db8::/64")
+
+    class Meta:
+        default_permissions = ()
+        ordering = ("pk",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=["machine", "network"],
+                name="allowed_network_once",
+                violation_error_message="This network is listed already.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.network
+
+
+class LastContact(models.Model):
+    """What a machine last said of itself, when it was not refused. Apart from the machine, which staff edit."""
+
+    machine = models.OneToOneField(Machine, on_delete=models.CASCADE, primary_key=True, related_name="contact")
+    at = models.DateTimeField(default=timezone.now)
+    mac = models.CharField("MAC", max_length=17)
+    source = models.GenericIPAddressField(null=True)
+    ip = models.GenericIPAddressField("claimed address", null=True)
+    serial = models.CharField(max_length=MAX_VALUE, blank=True)
+    uuid = models.CharField("UUID", max_length=MAX_VALUE, blank=True)
+    user_agent = models.CharField("firmware", max_length=MAX_VALUE, blank=True)
+    said: models.JSONField[dict[str, str], dict[str, str]] = models.JSONField(default=dict)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.machine_id} at {self.at:%Y-%m-%d %H:%M:%S}"
+
+    @classmethod
+    def note(cls, machine: Machine, asked: BootRequest, at: datetime) -> None:
+        """Remember what `asked` says; one statement, two the first time."""
+        values = {
+            "at": at,
+            "mac": asked.mac or "",
+            "source": str(asked.source) if asked.source else None,
+            "ip": str(asked.ip) if asked.ip else None,
+            "serial": asked.value("serial"),
+            "uuid": asked.value("uuid"),
+            "user_agent": asked.user_agent,
+            "said": dict(asked.params),
+        }
+        if not cls.objects.filter(pk=machine.pk).update(**values):
+            cls.objects.update_or_create(machine=machine, defaults=values)

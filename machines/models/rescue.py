@@ -1,0 +1,546 @@
+"""The life of a rescue: armed, booting, up, ended.
+
+Every change is one conditional update on the version that was read, so of two that race one finds itself late; the
+database holds the rest (one rescue per machine that is not ended). What time alone changes is computed on reading.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, models, transaction
+from django.db.models import Case, F, Q, Value, When
+from django.utils import timezone
+
+from machines.addresses import IPAddress, parse_ip
+from machines.boot import script
+from machines.boot.decide import Reason, RescueFacts, address_objection
+from machines.models.audit import Actor, AuditEntry
+from machines.models.image import MAX_COMMAND_LINE, ImageFile, RescueImage, StoredFile
+from machines.models.machine import Machine
+from machines.ssh_keys import PublicKey
+
+if TYPE_CHECKING:
+    from machines.models.ssh_key import SSHKeyQuerySet
+
+#: An image that does not report counts as up this long after all its files have arrived.
+SILENT_START = timedelta(seconds=120)
+
+
+class RescueError(Exception):
+    """A rescue cannot be enabled or disabled; the message says why and what to do."""
+
+
+class NoUsableImageError(RescueError):
+    """There is no image, or it cannot be booted."""
+
+
+class RescueActiveError(RescueError):
+    """The machine has a rescue already; `rescue` is it, where it could still be read."""
+
+    def __init__(self, machine: Machine, rescue: Rescue | None) -> None:
+        self.rescue = rescue
+        whose = (
+            f", enabled by {rescue.enabled_by_name or 'somebody'} at {rescue.enabled_at:%Y-%m-%d %H:%M} UTC"
+            if rescue
+            else ""
+        )
+        super().__init__(f"A rescue of {machine.name} is active already{whose}. Disable it first.")
+
+
+class NoActiveRescueError(RescueError):
+    """There is nothing to disable."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(f"No rescue of {machine.name} is active.")
+
+
+@dataclass(frozen=True)
+class UpReport:
+    """What a rescue system says once it can be logged in to; all of it parsed, none of it trusted."""
+
+    boot_id: str = ""
+    address: IPAddress | None = None
+    hostname: str = ""
+    host_keys: Sequence[str] = ()
+
+
+class Heard(Enum):
+    """What came of a report."""
+
+    FIRST = auto()
+    AGAIN = auto()
+    TOO_EARLY = auto()
+    OTHER_BOOT = auto()
+    CHANGED_MEANWHILE = auto()
+
+
+#: The columns that describe a running rescue system, as they are while none runs.
+_NOT_UP: dict[str, Any] = {"boot_id": "", "address": None, "hostname": "", "host_keys": []}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a rescue stands at one moment, with what time has done to it."""
+
+    state: str
+    up_at: datetime | None = None
+    ended_at: datetime | None = None
+    end_cause: str = ""
+
+    @property
+    def is_ended(self) -> bool:
+        return self.state == Rescue.State.ENDED
+
+
+@dataclass(frozen=True)
+class RescueOrder:
+    """What staff choose when they enable a rescue."""
+
+    lifetime: str = "one-boot"
+    expires_at: datetime | None = None
+    image: RescueImage | None = None
+    reason: str = ""
+
+    def check(self, now: datetime) -> None:
+        """Raise ValidationError, by field, for a choice that makes no sense at `now`."""
+        if self.lifetime not in Rescue.Lifetime.values:
+            raise ValidationError({"lifetime": f"Choose one of: {', '.join(Rescue.Lifetime.values)}."})
+        if self.lifetime == Rescue.Lifetime.UNTIL and not self.expires_at:
+            raise ValidationError({"expires_at": "Say until when."})
+        if self.lifetime == Rescue.Lifetime.PERSISTENT and self.expires_at:
+            raise ValidationError({"expires_at": "A persistent rescue has no end; choose “until” for one that has."})
+        if self.expires_at and self.expires_at <= now:
+            raise ValidationError({"expires_at": "This time has passed."})
+
+
+class RescueQuerySet(models.QuerySet["Rescue"]):
+    def unended(self) -> RescueQuerySet:
+        """Those that the database holds as not ended, expired ones among them."""
+        return self.exclude(state=Rescue.State.ENDED)
+
+    def active(self, now: datetime | None = None) -> RescueQuerySet:
+        """Those that are not ended at `now`."""
+        return self.unended().exclude(expires_at__lte=now or timezone.now())
+
+    def with_standing(self, now: datetime | None = None) -> RescueQuerySet:
+        """Annotate `effective_state`, as `Rescue.standing` computes it."""
+        return self.annotate(effective_state=effective_state(now or timezone.now()))
+
+    def of_token(self, token: str, now: datetime) -> Rescue | None:
+        """The active rescue of `token`, with its machine and files."""
+        return (
+            self.active(now)
+            .filter(token=token)
+            .select_related("machine")
+            .prefetch_related("machine__networks", "files__stored")
+            .first()
+        )
+
+    def enable(self, machine: Machine, order: RescueOrder, actor: Actor) -> Rescue:
+        """Arm a rescue of `machine`; an expired one is ended first, as of its expiry, in the same transaction.
+
+        Raises ValidationError for a bad order, NoUsableImageError, or RescueActiveError.
+        """
+        now = timezone.now()
+        order.check(now)
+        with transaction.atomic():
+            image = self._usable_image(order.image or machine.image or RescueImage.objects.default())
+            earlier = machine.rescues.unended().first()
+            if earlier and not (earlier.standing(now).is_ended and earlier.expire(now)):
+                raise RescueActiveError(machine, earlier)
+            try:
+                with transaction.atomic():
+                    rescue = self._create(machine, order, image, actor, now)
+            except IntegrityError:
+                raise RescueActiveError(machine, machine.rescues.unended().first()) from None
+            AuditEntry.objects.record(
+                "rescue_enabled",
+                actor=actor,
+                machine=machine,
+                rescue=rescue,
+                at=now,
+                reason=order.reason,
+                subject=image.name,
+                details={
+                    "lifetime": rescue.lifetime,
+                    "expires_at": rescue.expires_at.isoformat() if rescue.expires_at else None,
+                    "image": image.name,
+                    "files": {file.name: file.stored.sha256 for file in rescue.files.select_related("stored")},
+                },
+            )
+        return rescue
+
+    @staticmethod
+    def _usable_image(image: RescueImage | None) -> RescueImage:
+        if image is None:
+            raise NoUsableImageError("There is no rescue image; add one, or name the default.")
+        # Holding its row keeps an edit of the image from being half seen.
+        image = RescueImage.objects.select_for_update().get(pk=image.pk)
+        if problem := image.problem():
+            raise NoUsableImageError(problem)
+        return image
+
+    def _create(self, machine: Machine, order: RescueOrder, image: RescueImage, actor: Actor, now: datetime) -> Rescue:
+        rescue = Rescue(
+            machine=machine,
+            state=Rescue.State.ARMED,
+            lifetime=order.lifetime,
+            expires_at=order.expires_at,
+            reason=order.reason,
+            enabled_by_id=actor.user_pk,
+            enabled_by_name=actor.name,
+            enabled_at=now,
+            token=secrets.token_urlsafe(24),
+            image=image,
+            image_name=image.name,
+            architecture=image.architecture,
+            command_line=image.command_line,
+            chain_script=image.chain_script,
+            reports=image.reports,
+        )
+        rescue.save(force_insert=True)
+        RescueFile.objects.bulk_create(
+            RescueFile(rescue=rescue, kind=file.kind, name=file.name, position=file.position, stored=file.stored)
+            for file in image.files.select_related("stored")
+        )
+        return rescue
+
+
+def effective_state(now: datetime) -> Case:
+    """The SQL twin of `Rescue.standing`, for lists and filters."""
+    silent = Q(state="booting", reports=False, ready_at__lte=now - SILENT_START, ready_at__gte=F("served_at"))
+    return Case(
+        When(~Q(state="ended") & Q(expires_at__lte=now), then=Value("ended")),
+        When(silent, then=Value("up")),
+        default=F("state"),
+        output_field=models.CharField(),
+    )
+
+
+class Rescue(models.Model):
+    """One activation of rescue mode for one machine, from enabling to its end."""
+
+    class State(models.TextChoices):
+        ARMED = "armed"
+        BOOTING = "booting"
+        UP = "up"
+        ENDED = "ended"
+
+    class Lifetime(models.TextChoices):
+        ONE_BOOT = "one-boot", "one boot"
+        UNTIL = "until", "until a time"
+        PERSISTENT = "persistent", "until disabled"
+
+    class EndCause(models.TextChoices):
+        NEXT_BOOT = "next_boot", "next boot"
+        DISABLED = "disabled"
+        EXPIRED = "expired"
+
+    machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="rescues")
+    state = models.CharField(max_length=7, choices=State, default=State.ARMED)
+    #: Counts the changes; whoever changes the rescue names the version that they saw.
+    version = models.PositiveIntegerField(default=0, editable=False)
+    lifetime = models.CharField(max_length=10, choices=Lifetime, default=Lifetime.ONE_BOOT)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    reason = models.CharField(max_length=500, blank=True)
+    enabled_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    enabled_by_name = models.CharField(max_length=150, blank=True)
+    enabled_at = models.DateTimeField(default=timezone.now)
+    token = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001 - unique
+
+    # What its image was when it was enabled; the files are RescueFile rows.
+    image = models.ForeignKey(RescueImage, on_delete=models.SET_NULL, null=True, related_name="rescues")
+    image_name = models.CharField("image", max_length=63)
+    architecture = models.CharField(max_length=10)
+    command_line = models.CharField(max_length=MAX_COMMAND_LINE, blank=True)
+    chain_script = models.TextField(blank=True)
+    reports = models.BooleanField(default=False)
+
+    served_at = models.DateTimeField(null=True, blank=True)
+    served_to = models.GenericIPAddressField(null=True, blank=True)
+    served_mac = models.CharField(max_length=17, blank=True)
+    ready_at = models.DateTimeField(null=True, blank=True)
+    up_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    end_cause = models.CharField(max_length=9, choices=EndCause, blank=True)
+
+    boot_id = models.CharField(max_length=64, blank=True)
+    address = models.GenericIPAddressField(null=True, blank=True)
+    hostname = models.CharField(max_length=253, blank=True)
+    host_keys: models.JSONField[list[str], list[str]] = models.JSONField(default=list, blank=True)
+
+    objects = RescueQuerySet.as_manager()
+
+    class Meta:
+        default_permissions = ("view",)
+        permissions = [
+            ("enable_rescue", "Can enable and disable rescue"),
+            ("login_rescue", "Can log in to every rescue (gets their SSH keys delivered)"),
+        ]
+        ordering = ("-enabled_at", "-pk")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["machine"],
+                condition=~Q(state="ended"),
+                name="one_rescue_per_machine",
+                violation_error_message="A rescue of this machine is active already.",
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=["armed", "booting", "up", "ended"]), name="rescue_state_is_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(state="ended", ended_at__isnull=False, token__isnull=True)
+                & Q(end_cause__in=["next_boot", "disabled", "expired"])
+                | ~Q(state="ended") & Q(ended_at__isnull=True, token__isnull=False, end_cause=""),
+                name="rescue_end_is_whole",
+            ),
+            models.CheckConstraint(
+                condition=Q(lifetime="one-boot")
+                | Q(lifetime="until", expires_at__isnull=False)
+                | Q(lifetime="persistent", expires_at__isnull=True),
+                name="rescue_lifetime_fits_expiry",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.machine} since {self.enabled_at:%Y-%m-%d %H:%M}"
+
+    # Reading
+
+    def standing(self, now: datetime | None = None) -> Standing:
+        """How this rescue stands at `now`: the stored state, unless time has passed it by."""
+        now = now or timezone.now()
+        if self.state == self.State.ENDED:
+            return Standing(self.state, self.up_at, self.ended_at, self.end_cause)
+        up_at = self.up_at
+        if silent_since := self._silently_up(now):
+            up_at = silent_since
+        if self.expires_at and self.expires_at <= now:
+            return Standing(self.State.ENDED, up_at, self.expires_at, self.EndCause.EXPIRED)
+        return Standing(self.State.UP if silent_since else self.state, up_at)
+
+    def _silently_up(self, now: datetime) -> datetime | None:
+        """When an image that does not report came to count as up, if it has.
+
+        Only files that arrived after the latest script count: an earlier attempt may have got as far and failed.
+        """
+        if self.reports or self.state != self.State.BOOTING or not self.ready_at or not self.served_at:
+            return None
+        up_at = self.ready_at + SILENT_START
+        return up_at if self.ready_at >= self.served_at and up_at <= now else None
+
+    def facts(self, now: datetime) -> RescueFacts:
+        """What `decide` needs to know."""
+        standing = self.standing(now)
+        return RescueFacts(
+            state=standing.state,
+            expired=standing.is_ended,
+            one_boot=self.lifetime == self.Lifetime.ONE_BOOT,
+            image_available=all(file.stored.is_intact() for file in self.files.all()),
+            architecture=self.architecture,
+        )
+
+    def plan(self, mac: str, *, token: str | None = None) -> script.BootPlan:
+        """What the script for the card `mac` is made from; `token` replaces the real one where people read it."""
+        return script.BootPlan(
+            machine=self.machine.name,
+            mac=mac,
+            token=token or self.token or script.SHOWN_TOKEN,
+            initrds=[file.name for file in self.files.all() if file.kind == ImageFile.Kind.INITRD],
+            command_line=self.command_line,
+            chained=bool(self.chain_script),
+        )
+
+    def authorized_keys(self) -> SSHKeyQuerySet:
+        from machines.models.ssh_key import SSHKey
+
+        return SSHKey.objects.for_rescue(self.enabled_by_id)
+
+    def warnings(self) -> list[str]:
+        """What the person who enables this rescue should know before somebody walks to the machine."""
+        found = []
+        if not self.authorized_keys().exists():
+            found.append(
+                "No SSH key will be delivered: nobody who may log in has added one. Add yours before the machine boots."
+            )
+        if self.machine.is_unverified:
+            found.append(
+                f"{self.machine.name} lists no network and no identity: "
+                "whoever knows its MAC address can ask in its name."
+            )
+        return found
+
+    def address_objection(self, source: IPAddress | None) -> Reason | None:
+        """Why its files are not for `source`: outside the listed networks, or not the address that got the script."""
+        own = parse_ip(self.served_to) if self.served_to else None
+        return address_objection(source, self.machine.parsed_networks(), own=own)
+
+    # Changing
+
+    def serve(self, now: datetime, source: IPAddress | None, mac: str) -> bool:
+        """A script that boots this rescue is about to leave. False where somebody changed the rescue meanwhile.
+
+        From up, a new boot begins. A script asked for again while booting keeps `ready_at`: the system that an
+        earlier script started may be about to report.
+        """
+        changes: dict[str, Any] = {
+            "served_at": now,
+            "served_to": str(source) if source else None,
+            "served_mac": mac,
+        }
+        if self.standing(now).state == self.State.UP:
+            changes |= {"ready_at": None, "up_at": None, **_NOT_UP}
+        return self._change(state=self.State.BOOTING, **changes)
+
+    def note_sent(self, name: str, source: IPAddress | None, now: datetime) -> None:
+        """The file `name` has been asked for and is being sent; the last one means that all have arrived."""
+        last = name == (script.CHAIN if self.chain_script else script.READY)
+        while True:
+            with transaction.atomic():
+                if not Machine.objects.lock(self.machine):
+                    return
+                if not last or self.state != self.State.BOOTING or self._change(ready_at=now):
+                    action = "ready" if name == script.READY else "file_sent"
+                    self._record_file(action, name, source, now, outcome="sent")
+                    return
+            self.refresh_from_db()
+
+    def note_refused(self, name: str, source: IPAddress | None, now: datetime, reason: Reason) -> None:
+        """Somebody who may not has asked for the file `name`."""
+        with transaction.atomic():
+            self._record_file("file_refused", name, source, now, outcome=reason.outcome, reason=reason)
+
+    def _record_file(self, action: str, name: str, source: IPAddress | None, now: datetime, **fields: Any) -> None:
+        AuditEntry.objects.record_answer(
+            action,
+            machine=self.machine,
+            rescue=self,
+            at=now,
+            source=str(source) if source else None,
+            subject=name[:100],
+            **fields,
+        )
+
+    def hear(self, report: UpReport, now: datetime, source: IPAddress | None) -> Heard:
+        """The rescue system says that it is up; the first report after all files arrived moves the rescue to up."""
+        if self.state == self.State.UP:
+            if report.boot_id == self.boot_id:
+                return Heard.AGAIN
+            self._record_report("up_refused", report, now, source, reason="another boot_id while up")
+            return Heard.OTHER_BOOT
+        if self.state != self.State.BOOTING or not self.ready_at:
+            return Heard.TOO_EARLY
+        with transaction.atomic():
+            told = {
+                "boot_id": report.boot_id,
+                "address": str(report.address) if report.address else None,
+                "hostname": report.hostname,
+                "host_keys": list(report.host_keys),
+            }
+            if not self._change(state=self.State.UP, up_at=now, **told):
+                return Heard.CHANGED_MEANWHILE
+            self._record_report("up", report, now, source)
+        return Heard.FIRST
+
+    def _record_report(
+        self, action: str, report: UpReport, now: datetime, source: IPAddress | None, reason: str = ""
+    ) -> None:
+        AuditEntry.objects.record_answer(
+            action,
+            machine=self.machine,
+            rescue=self,
+            at=now,
+            source=str(source) if source else None,
+            reason=reason,
+            details={
+                "address": str(report.address) if report.address else None,
+                "served_to": self.served_to,
+                "hostname": report.hostname,
+                "boot_id": report.boot_id,
+                "host_keys": [PublicKey.parse(key).fingerprint for key in report.host_keys],
+            },
+        )
+
+    def use_up(self, now: datetime) -> bool:
+        """The machine boots again after its one boot. False where this rescue changed meanwhile."""
+        return self._end(now, self.EndCause.NEXT_BOOT)
+
+    def expire(self, now: datetime) -> bool:
+        """Store what time has done. False where this rescue changed meanwhile."""
+        assert self.expires_at is not None
+        return self._end(self.expires_at, self.EndCause.EXPIRED, noticed_at=now)
+
+    def disable(self, actor: Actor, reason: str = "") -> None:
+        """End this rescue. Raises NoActiveRescueError where it has ended already."""
+        with transaction.atomic():
+            while True:
+                now = timezone.now()
+                if self.standing(now).is_ended:
+                    raise NoActiveRescueError(self.machine)
+                if self._end(now, self.EndCause.DISABLED, actor=actor, reason=reason):
+                    return
+                self.refresh_from_db()
+
+    def _end(
+        self,
+        at: datetime,
+        cause: str,
+        *,
+        actor: Actor | None = None,
+        reason: str = "",
+        noticed_at: datetime | None = None,
+    ) -> bool:
+        up_at = self.standing(at).up_at
+        with transaction.atomic():
+            if not self._change(state=self.State.ENDED, ended_at=at, end_cause=cause, token=None, up_at=up_at):
+                return False
+            # What it booted stays in the audit entry of its enabling; the bytes need not be kept for it.
+            self.files.all().delete()
+            AuditEntry.objects.record(
+                "rescue_disabled" if cause == self.EndCause.DISABLED else "rescue_ended",
+                actor=actor,
+                machine=self.machine,
+                rescue=self,
+                at=noticed_at or at,
+                reason=reason,
+                details={"end_cause": cause, "ended_at": at.isoformat()},
+            )
+        return True
+
+    def _change(self, **changes: Any) -> bool:
+        """Make `changes` if this rescue is still as it was read; the caller's transaction holds them."""
+        late = not Rescue.objects.filter(pk=self.pk, version=self.version).update(version=F("version") + 1, **changes)
+        if late:
+            return False
+        self.version += 1
+        for name, value in changes.items():
+            setattr(self, name, value)
+        return True
+
+
+class RescueFile(models.Model):
+    """A file that a rescue boots, as its image had it when the rescue was enabled."""
+
+    rescue = models.ForeignKey(Rescue, on_delete=models.CASCADE, related_name="files")
+    kind = models.CharField(max_length=6, choices=ImageFile.Kind)
+    name = models.CharField(max_length=100)
+    position = models.PositiveSmallIntegerField()
+    stored = models.ForeignKey(StoredFile, on_delete=models.PROTECT, related_name="rescue_files")
+
+    class Meta:
+        default_permissions = ()
+        ordering = ("position", "pk")
+        constraints = [models.UniqueConstraint(fields=["rescue", "name"], name="rescue_file_name")]
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,79 @@
+"""MAC addresses that asked and belong to no machine."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+
+from machines.boot.request import BootRequest
+from machines.models.fields import MACAddressField
+
+#: So many are kept in all, and so many that came from one address: a flood must leave room for a new server.
+MAX_SIGHTINGS = 2000
+MAX_PER_SOURCE = 500
+
+
+class SightingQuerySet(models.QuerySet["Sighting"]):
+    def waiting(self) -> SightingQuerySet:
+        return self.filter(ignored=False)
+
+    def note(self, asked: BootRequest, at: datetime) -> bool:
+        """Remember that an unknown MAC asked; False where the table is full for now.
+
+        A full table makes room by dropping the one seen longest ago that nobody marked, if that is an hour or more.
+        """
+        values = self._seen(asked, at)
+        mac = asked.mac or ""
+        if self.filter(mac=mac).update(count=F("count") + 1, **values):
+            return True
+        if self.filter(source=values["source"])[MAX_PER_SOURCE - 1 : MAX_PER_SOURCE].exists():
+            return False
+        if self.all()[MAX_SIGHTINGS - 1 : MAX_SIGHTINGS].exists() and not self._drop_stale(at):
+            return False
+        # Two processes may see the same card at once.
+        self.bulk_create([Sighting(mac=mac, first_seen_at=at, **values)], ignore_conflicts=True)
+        return True
+
+    def _drop_stale(self, at: datetime) -> bool:
+        stale = self.waiting().filter(last_seen_at__lt=at - timedelta(hours=1)).order_by("last_seen_at")
+        dropped, _ = self.filter(pk__in=list(stale.values_list("pk", flat=True)[:1])).delete()
+        return dropped > 0
+
+    @staticmethod
+    def _seen(asked: BootRequest, at: datetime) -> dict[str, Any]:
+        return {
+            "last_seen_at": at,
+            "source": str(asked.source) if asked.source else None,
+            "ip": str(asked.ip) if asked.ip else None,
+            "said": {**asked.params, **({"user_agent": asked.user_agent} if asked.user_agent else {})},
+        }
+
+
+class Sighting(models.Model):
+    """An unknown MAC address, when it asked, and what it said of itself (nobody vouches for it)."""
+
+    mac = MACAddressField("MAC address", unique=True)
+    first_seen_at = models.DateTimeField(default=timezone.now)
+    last_seen_at = models.DateTimeField(default=timezone.now)
+    count = models.PositiveIntegerField("times", default=1)
+    source = models.GenericIPAddressField(null=True)
+    ip = models.GenericIPAddressField("claimed address", null=True)
+    said: models.JSONField[dict[str, str], dict[str, str]] = models.JSONField(default=dict)
+    ignored = models.BooleanField(default=False)
+
+    objects = SightingQuerySet.as_manager()
+
+    class Meta:
+        default_permissions = ("view", "change", "delete")
+        ordering = ("-last_seen_at",)
+        indexes = [
+            models.Index(fields=["source"], name="sighting_source"),
+            models.Index(fields=["last_seen_at"], condition=Q(ignored=False), name="sighting_waiting"),
+        ]
+
+    def __str__(self) -> str:
+        return self.mac

@@ -1,0 +1,85 @@
+"""Machines, rescues and audit entries as JSON, in the words of the contract."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.utils import timezone
+
+from machines.models import AuditEntry, ImageFile, Machine, Rescue, RescueImage
+
+
+def machine_json(machine: Machine, now: datetime | None = None) -> dict[str, Any]:
+    rescue = machine.active_rescue(now)
+    contact = getattr(machine, "contact", None)
+    return {
+        **machine.described(),
+        "state": rescue.standing(now).state if rescue else "local",
+        "unverified": machine.is_unverified,
+        "last_seen": _iso(contact.at) if contact else None,
+    }
+
+
+def rescue_json(rescue: Rescue, now: datetime | None = None) -> dict[str, Any]:
+    """A rescue as it stands at `now`; without its token."""
+    standing = rescue.standing(now)
+    return {
+        "machine": rescue.machine.name,
+        "state": standing.state,
+        "lifetime": rescue.lifetime,
+        "expires_at": _iso(rescue.expires_at),
+        "image": rescue.image_name,
+        "reason": rescue.reason,
+        "enabled_by": rescue.enabled_by_name,
+        "enabled_at": _iso(rescue.enabled_at),
+        "served_at": _iso(rescue.served_at),
+        "up_at": _iso(standing.up_at),
+        "ended_at": _iso(standing.ended_at),
+        "end_cause": standing.end_cause or None,
+        "address": rescue.address,
+        "host_keys": rescue.host_keys,
+    }
+
+
+def image_json(image: RescueImage) -> dict[str, Any]:
+    return {
+        "name": image.name,
+        "description": image.description,
+        "architecture": image.architecture,
+        "command_line": image.command_line,
+        "chain_script": image.chain_script,
+        "reports": image.reports,
+        "default": image.is_default,
+        "files": [file_json(file) for file in image.files.select_related("stored")],
+    }
+
+
+def file_json(file: ImageFile) -> dict[str, Any]:
+    return {"kind": file.kind, "name": file.name, "size": file.stored.size, "sha256": file.stored.sha256}
+
+
+def audit_json(entry: AuditEntry) -> dict[str, Any]:
+    details = dict(entry.details)
+    if entry.subject:
+        details["subject"] = entry.subject
+    if entry.repeated_at:
+        details["repeated_at"] = _iso(entry.repeated_at)
+    return {
+        "id": entry.pk,
+        "at": _iso(entry.at),
+        "actor": entry.actor,
+        "source": entry.source,
+        "machine": entry.machine or None,
+        "mac": entry.mac or None,
+        "action": entry.action,
+        "outcome": entry.outcome or None,
+        "reason": entry.reason,
+        "count": entry.count,
+        "details": details,
+    }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    """In UTC, with microseconds, so that times can be compared as text."""
+    return moment.astimezone(timezone.get_fixed_timezone(0)).isoformat().replace("+00:00", "Z") if moment else None

@@ -1,0 +1,100 @@
+"""Reading the site's environment variables; a bad value stops the start and says what was expected."""
+
+import contextlib
+import ipaddress
+import os
+import secrets
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+def secret_key(data_dir: Path) -> str:
+    """The secret key: from RESCUESITE_SECRET_KEY, from the file RESCUESITE_SECRET_KEY_FILE names, or made and kept.
+
+    Raises ImproperlyConfigured where a named file cannot be read or is empty.
+    """
+    if given := os.environ.get("RESCUESITE_SECRET_KEY"):
+        return given
+    if named := os.environ.get("RESCUESITE_SECRET_KEY_FILE"):
+        return _read_key(Path(named))
+    path = data_dir / "secret_key"
+    try:
+        # Complete before it has its name: two processes starting at once must read the same key.
+        draft = path.with_name(f"secret_key.{os.getpid()}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(50))
+        if not path.exists():
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+        draft.unlink()
+    except OSError as error:
+        if not path.exists():
+            raise ImproperlyConfigured(f"Cannot write the secret key to {path}: {error.strerror}.") from error
+    return _read_key(path)
+
+
+def _read_key(path: Path) -> str:
+    try:
+        key = path.read_text().strip()
+    except OSError as error:
+        raise ImproperlyConfigured(f"Cannot read the secret key in {path}: {error.strerror}.") from error
+    if not key:
+        raise ImproperlyConfigured(f"The secret key file {path} is empty; remove it to have a new one made.")
+    return key
+
+
+def data_dir(default: Path) -> Path:
+    """RESCUESITE_DATA_DIR, made if missing, readable by its owner only."""
+    path = Path(os.environ.get("RESCUESITE_DATA_DIR") or default).expanduser().resolve()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("files", "static", "tmp"):
+            (path / name).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"Cannot make the data directory {path}: {error.strerror}. Set RESCUESITE_DATA_DIR to one that the site "
+            "may write."
+        ) from error
+    return path
+
+
+def words(name: str, default: str = "") -> list[str]:
+    """A list variable: items separated by commas or white space."""
+    return os.environ.get(name, default).replace(",", " ").split()
+
+
+def flag(name: str) -> bool:
+    """A yes/no variable; empty or missing means no. Raises ImproperlyConfigured for anything else."""
+    value = os.environ.get(name, "").strip().lower()
+    if value in {"", "0", "no", "false", "off"}:
+        return False
+    if value in {"1", "yes", "true", "on"}:
+        return True
+    raise ImproperlyConfigured(f"{name} is “{value}”; expected 1 or 0.")
+
+
+def networks(name: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """A list of addresses and CIDR blocks. Raises ImproperlyConfigured for an item that is neither."""
+    try:
+        return tuple(ipaddress.ip_network(word) for word in words(name) if word != "unix")
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name}: {error}; expected addresses or CIDR blocks.") from error
+
+
+def bind(default: str = "127.0.0.1:8000") -> str:
+    """RESCUESITE_BIND: host:port, or unix:PATH. Raises ImproperlyConfigured for anything else."""
+    value = os.environ.get("RESCUESITE_BIND") or default
+    host, _, port = value.rpartition(":")
+    if value.startswith("unix:") or (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        return value
+    raise ImproperlyConfigured(f"RESCUESITE_BIND is “{value}”; expected HOST:PORT, such as 0.0.0.0:8000, or unix:PATH.")
+
+
+def base_url(bound: str) -> str:
+    """RESCUESITE_BASE_URL without a trailing slash, or what follows from the bound address."""
+    given = os.environ.get("RESCUESITE_BASE_URL", "").rstrip("/")
+    if given and not given.startswith(("http://", "https://")):
+        raise ImproperlyConfigured(f"RESCUESITE_BASE_URL is “{given}”; expected http://HOST[:PORT] or https://….")
+    return given or ("http://127.0.0.1" if bound.startswith("unix:") else f"http://{bound}")

@@ -1,0 +1,36 @@
+"""How gunicorn serves the site; `make run` and deploy/ use it. https://docs.gunicorn.org/en/stable/settings.html"""
+
+import os
+import socket
+from typing import Any
+
+bind = os.environ.get("RESCUESITE_BIND") or "127.0.0.1:8000"
+wsgi_app = "rescuesite.wsgi:application"
+
+# Threads, since a machine may fetch its initrd over a slow line for minutes; two processes, so that one can die.
+worker_class = "gthread"
+workers = int(os.environ.get("RESCUESITE_PROCESSES", "2"))
+threads = int(os.environ.get("RESCUESITE_THREADS", "64"))
+graceful_timeout = 30
+timeout = 60
+keepalive = 5
+# The contract is 4,094 bytes; a query beyond it is answered as well, as far as gunicorn goes.
+limit_request_line = 8190
+
+# Forwarded headers are read by the site, from the proxies that it trusts.
+forwarded_allow_ips = ""
+accesslog = None
+errorlog = "-"
+loglevel = "warning"
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112, S108 - gunicorn's own heartbeat files
+
+#: A machine that is switched off in the middle of a download leaves its connection open; drop it after this time.
+_DEAD_PEER_MS = 60_000
+
+
+def when_ready(server: Any) -> None:
+    """Accepted sockets inherit the listener's options."""
+    for listener in server.LISTENERS:
+        if listener.sock.family != socket.AF_UNIX:
+            listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_PEER_MS)
+            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

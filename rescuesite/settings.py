@@ -1,0 +1,148 @@
+"""Settings of the whole site. What a site's owner may set comes from the environment; README has the table."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import environ
+
+from rescuesite import environment
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+RESCUESITE_DATA_DIR = environment.data_dir(BASE_DIR / "var")
+RESCUESITE_BIND = environment.bind()
+RESCUESITE_BASE_URL = environment.base_url(RESCUESITE_BIND)
+#: Whether the owner named the address that NICs use; otherwise it is taken from each request.
+RESCUESITE_BASE_URL_GIVEN = bool(os.environ.get("RESCUESITE_BASE_URL"))
+RESCUESITE_TRUSTED_PROXIES = environment.networks("RESCUESITE_TRUSTED_PROXIES")
+#: A peer on a Unix socket has no address; it counts as a trusted proxy when it is named `unix`.
+RESCUESITE_TRUST_UNIX_PEER = "unix" in environment.words("RESCUESITE_TRUSTED_PROXIES")
+#: Where nginx serves the data directory's `files/` internally, such as `/rescue-files/`; empty: we send them ourselves.
+RESCUESITE_ACCEL_PREFIX = os.environ.get("RESCUESITE_ACCEL_PREFIX", "")
+#: A boot request is answered within this many seconds whatever the database does; the contract allows 2.
+RESCUESITE_BOOT_DEADLINE: float | None = 1.7
+
+SECRET_KEY = environment.secret_key(RESCUESITE_DATA_DIR)
+DEBUG = False
+ALLOWED_HOSTS = environment.words("RESCUESITE_ALLOWED_HOSTS", "localhost 127.0.0.1 [::1]")
+CSRF_TRUSTED_ORIGINS = [RESCUESITE_BASE_URL] if RESCUESITE_BASE_URL_GIVEN else []
+
+INSTALLED_APPS = [
+    "rescuesite.apps.RescueAdminConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "machines",
+]
+
+MIDDLEWARE = [
+    # First: what NICs ask is answered before anything that could redirect, refuse a Host or need a session.
+    "machines.boot.middleware.BootFaceMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "rescuesite.urls"
+WSGI_APPLICATION = "rescuesite.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+
+def _database() -> dict[str, Any]:
+    database: dict[str, Any] = environ.Env().db_url(
+        "DATABASE_URL", default=f"sqlite:///{RESCUESITE_DATA_DIR / 'db.sqlite3'}"
+    )
+    options = database.setdefault("OPTIONS", {})
+    if database["ENGINE"].endswith("sqlite3"):
+        database["CONN_MAX_AGE"] = 60
+        options |= {
+            # A transaction that will write takes the lock at once: waiting works, upgrading a read lock does not.
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 5,
+            # FULL: a rescue that staff ended must not be armed again after a power cut.
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-8000;",
+        }
+        database["TEST"] = {"NAME": RESCUESITE_DATA_DIR / "test.sqlite3"}
+    else:
+        options |= {
+            # Threads share a pool: a site has many threads, a server few connections.
+            "pool": {"min_size": 1, "max_size": 16, "timeout": 1.5},
+            "connect_timeout": 2,
+            "tcp_user_timeout": 2000,
+            "application_name": "rescuesite",
+        }
+    return database
+
+
+DATABASES = {"default": _database()}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LOGIN_URL = "admin:login"
+
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+TIME_ZONE = os.environ.get("RESCUESITE_TIME_ZONE", "UTC")
+USE_TZ = True
+DATETIME_FORMAT = "Y-m-d H:i:s"
+
+STATIC_URL = "static/"
+STATIC_ROOT = RESCUESITE_DATA_DIR / "static"
+WHITENOISE_USE_FINDERS = True
+
+# An uploaded initrd is moved to its place in one step, so it must arrive on the same file system.
+FILE_UPLOAD_TEMP_DIR = RESCUESITE_DATA_DIR / "tmp"
+FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
+FILE_UPLOAD_PERMISSIONS = 0o600
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 20_000
+
+# Staff reach the admin by https through a front server; RESCUESITE_HTTPS=1 says that they all do.
+_HTTPS = environment.flag("RESCUESITE_HTTPS")
+SESSION_COOKIE_SECURE = _HTTPS
+CSRF_COOKIE_SECURE = _HTTPS
+SECURE_SSL_REDIRECT = _HTTPS
+SECURE_HSTS_SECONDS = 31_536_000 if _HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _HTTPS else None
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_AGE = 12 * 3600
+X_FRAME_OPTIONS = "DENY"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {
+        # Django's own console and mail handlers would say everything a second time.
+        "django": {"handlers": [], "propagate": True, "level": "INFO"},
+        "django.server": {"handlers": ["stderr"], "propagate": False, "level": "INFO"},
+    },
+}

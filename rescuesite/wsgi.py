@@ -1,0 +1,9 @@
+"""The WSGI entry point, which gunicorn serves."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rescuesite.settings")
+
+application = get_wsgi_application()

@@ -1,0 +1,40 @@
+"""Fixtures for all tests."""
+
+from collections.abc import Callable
+
+import pytest
+
+from machines.models import Actor, Machine, RescueImage
+
+MAC = "00:02:b3:9d:94:8c"
+
+
+@pytest.fixture
+def actor() -> Actor:
+    return Actor("tester")
+
+
+@pytest.fixture
+def image(db: None) -> RescueImage:
+    """A default image of a kernel and an initrd that does not report."""
+    image = RescueImage.objects.create(name="tiny", is_default=True, command_line="console=ttyS0")
+    image.attach("kernel", [b"kernel bytes"])
+    image.attach("initrd", [b"initrd bytes"])
+    return image
+
+
+@pytest.fixture
+def machine(db: None, actor: Actor) -> Machine:
+    """A machine that may ask from 127.0.0.1, where the test client asks from."""
+    return Machine.objects.add("web01", macs=[MAC], networks=["127.0.0.1"], actor=actor)
+
+
+@pytest.fixture
+def add_machine(db: None, actor: Actor) -> Callable[[int], Machine]:
+    """Add the machine number n, with an address of its own."""
+
+    def add(number: int) -> Machine:
+        mac = f"52:54:00:00:{number // 256:02x}:{number % 256:02x}"
+        return Machine.objects.add(f"node{number}", macs=[mac], networks=["127.0.0.1"], actor=actor)
+
+    return add
