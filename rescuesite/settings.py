@@ -4,9 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import django_stubs_ext
 import environ
 
 from rescuesite import environment
+
+# Lets annotations such as QuerySet[Machine] stand where Python reads them.
+django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -110,7 +114,7 @@ LANGUAGE_CODE = "en-us"
 USE_I18N = False
 TIME_ZONE = os.environ.get("RESCUESITE_TIME_ZONE", "UTC")
 USE_TZ = True
-DATETIME_FORMAT = "Y-m-d H:i:s"
+FORMAT_MODULE_PATH = "rescuesite.formats"
 
 STATIC_URL = "static/"
 STATIC_ROOT = RESCUESITE_DATA_DIR / "static"

@@ -4,9 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
+from machines.boot import answering
+from machines.boot.strangers import StrangerBudget
 from machines.models import Actor, Machine, RescueImage
 
 MAC = "00:02:b3:9d:94:8c"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test's strangers used up is not missing in the next."""
+    monkeypatch.setattr(answering, "budget", StrangerBudget())
 
 
 @pytest.fixture

@@ -1,19 +1,14 @@
 """Model fields that keep addresses in their one form, on the way in and in every query."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import models
 
 from machines.addresses import AddressError, normalise_mac, normalise_network
 
-if TYPE_CHECKING:
-    _CharField = models.CharField[str, str]
-else:
-    _CharField = models.CharField
 
-
-class _NormalisedCharField(_CharField):
+class _NormalisedCharField(models.CharField[str, str]):
     """Text that `normalise` brings into one form; it raises AddressError for what it cannot read."""
 
     @staticmethod

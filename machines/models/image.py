@@ -146,7 +146,7 @@ class RescueImage(models.Model):
     command_line = models.CharField(
         max_length=MAX_COMMAND_LINE,
         blank=True,
-        help_text="For the kernel. BOOTIF=01-<MAC> and initrd=<name> for each initrd are appended.",
+        help_text="For the kernel. The site appends BOOTIF=01-(MAC address) and initrd=(name) for each initrd.",
     )
     chain_script = models.TextField(
         blank=True,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, models, transaction
-from django.db.models import Case, F, Q, Value, When
+from django.db.models import Case, Count, F, Q, Value, When
 from django.utils import timezone
 
 from machines.addresses import IPAddress, parse_ip
@@ -130,9 +130,14 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
         """Those that are not ended at `now`."""
         return self.unended().exclude(expires_at__lte=now or timezone.now())
 
-    def with_standing(self, now: datetime | None = None) -> RescueQuerySet:
-        """Annotate `effective_state`, as `Rescue.standing` computes it."""
-        return self.annotate(effective_state=effective_state(now or timezone.now()))
+    def standing_as(self, state: str, now: datetime | None = None) -> RescueQuerySet:
+        """Those whose `Rescue.standing` at `now` has `state`."""
+        return self.alias(effective=effective_state(now or timezone.now())).filter(effective=state)
+
+    def count_by_state(self, now: datetime | None = None) -> dict[str, int]:
+        """How many stand at `now` in each state that occurs."""
+        states = self.order_by().values_list(effective_state(now or timezone.now())).annotate(number=Count("pk"))
+        return dict(states)
 
     def of_token(self, token: str, now: datetime) -> Rescue | None:
         """The active rescue of `token`, with its machine and files."""
@@ -365,6 +370,13 @@ class Rescue(models.Model):
         from machines.models.ssh_key import SSHKey
 
         return SSHKey.objects.for_rescue(self.enabled_by_id)
+
+    def ending(self) -> str:
+        """What ends this rescue, in a few words."""
+        until = f"{timezone.localtime(self.expires_at):%Y-%m-%d %H:%M}" if self.expires_at else ""
+        if self.lifetime == self.Lifetime.ONE_BOOT:
+            return f"one boot, or {until}" if until else "one boot"
+        return until or "when disabled"
 
     def warnings(self) -> list[str]:
         """What the person who enables this rescue should know before somebody walks to the machine."""

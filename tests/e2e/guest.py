@@ -53,11 +53,13 @@ def disk_image(path: Path) -> Path:
 
 
 def efi_disk(path: Path) -> Path:
-    """A folder for QEMU to show as FAT disk: the UEFI shell, with a start-up script that prints DISK_MARKER."""
+    """A folder for QEMU to show as FAT disk, with a boot loader at the default place that prints DISK_MARKER."""
     boot = path / "EFI" / "BOOT"
     boot.mkdir(parents=True)
-    shutil.copy("/usr/share/efi-shell-x64/shellx64.efi", boot / "BOOTX64.EFI")
-    (path / "startup.nsh").write_text(f"@echo -off\r\necho {DISK_MARKER}\r\n")
+    config = path.with_name(f"{path.name}.cfg")
+    config.write_text(f"echo {DISK_MARKER}\n")
+    loader = ["--output", str(boot / "BOOTX64.EFI"), "--config", str(config), "--prefix", "/EFI/BOOT"]
+    subprocess.run(["grub-mkimage", "--format", "x86_64-efi", *loader, "echo"], check=True, capture_output=True)
     return path
 
 

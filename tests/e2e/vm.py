@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 MAC = "52:54:00:12:34:56"
-OVMF_CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-OVMF_VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+UUID = "4c4c4544-0042-3510-8052-b4c04f4a4d31"
+SERIAL = "SN 42"
+PRODUCT = "Server & Co"
 #: What stock iPXE is given as DHCP boot file (127 characters at most); it expands its settings in it.
 ASK = "mac=${mac}&ip=${ip}&platform=${platform}"
-SERIAL = "SN 42"
+#: Where the guest finds this host's loopback.
+GATEWAY = "10.0.2.2"
+OVMF_CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+OVMF_VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+_NIC = "e1000"
+
+
+def ask_at(port: int) -> str:
+    """The DHCP boot file that makes stock iPXE ask the site on `port`."""
+    return f"http://{GATEWAY}:{port}/boot?{ASK}"
 
 
 class VirtualServer:
@@ -25,64 +37,90 @@ class VirtualServer:
         self,
         disk: Path,
         *,
-        boot_file: str | None,
+        boot_file: str = "",
+        tftp: Path | None = None,
         uefi_vars: Path | None = None,
-        network: str = "",
+        dhcp: bool = True,
+        link: bool = True,
         memory: int = 512,
-        nic: str = "e1000",
-        monitor: Sequence[str] = (),
+        mac: str = MAC,
     ) -> None:
-        netdev = f"user,id=n0{network}"
-        if boot_file:
-            netdev += f",bootfile={boot_file}"
+        """`disk` is an image file, or on UEFI (`uefi_vars`: where its variables are kept) a folder shown as one."""
+        assert len(boot_file) <= 127, "DHCP has no room for it"
+        netdev = "user,id=n0" if dhcp else "hubport,id=n0,hubid=0"
+        netdev += f",tftp={tftp}" if tftp else ""
+        netdev += f",bootfile={boot_file}" if boot_file else ""
         self._command = [
             "qemu-system-x86_64",
-            *("-accel", "tcg", "-m", str(memory), "-nodefaults", "-display", "none", "-no-reboot"),
-            *("-smbios", f"type=1,serial={SERIAL},uuid=4c4c4544-0042-3510-8052-b4c04f4a4d31"),
+            *("-accel", "tcg", "-m", str(memory), "-nodefaults", "-display", "none", "-S"),
+            *("-smbios", f"type=1,product={PRODUCT},serial={SERIAL},uuid={UUID}"),
             *("-netdev", netdev),
             *("-chardev", "stdio,id=s0,signal=off", "-serial", "chardev:s0"),
-            *("-monitor", "none"),
         ]
         if uefi_vars:
             uefi_vars.write_bytes(Path(OVMF_VARS).read_bytes())
+            rom = f"efi-{_NIC}.rom"
             self._command += [
                 *("-machine", "q35"),
                 *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}"),
                 *("-drive", f"if=pflash,format=raw,unit=1,file={uefi_vars}"),
                 *("-drive", f"if=none,id=d0,format=raw,file=fat:rw:{disk}"),
                 *("-device", "virtio-blk-pci,drive=d0,bootindex=2"),
-                *(
-                    "-device",
-                    f"{nic},netdev=n0,mac={MAC},bootindex=1,romfile=/usr/lib/ipxe/qemu/efi-{nic}.rom",
-                ),
             ]
         else:
+            rom = f"pxe-{_NIC}.rom"
             self._command += [
                 *("-machine", "pc,graphics=off"),
                 *("-drive", f"if=none,id=d0,format=raw,file={disk}"),
                 *("-device", "ide-hd,drive=d0,bootindex=2"),
-                *(
-                    "-device",
-                    f"{nic},netdev=n0,mac={MAC},bootindex=1,romfile=/usr/lib/ipxe/qemu/pxe-{nic}.rom",
-                ),
             ]
-        self._command += monitor
+        self._command += ["-device", f"{_NIC},netdev=n0,mac={mac},bootindex=1,romfile=/usr/lib/ipxe/qemu/{rom}"]
+        if not (dhcp and link):
+            # Nobody answers from outside, so its clock may run ahead whenever it waits: 20 s take 2 s.
+            self._command += ["-icount", "shift=7,sleep=off"]
+        self._link = link
         self._text = ""
         self._news = threading.Condition()
         self._ended = False
 
     def __enter__(self) -> VirtualServer:
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        ours, theirs = socket.socketpair()
+        with theirs:
+            monitor = ["-chardev", f"socket,id=m0,fd={theirs.fileno()}", "-mon", "chardev=m0,mode=control"]
+            self._process = subprocess.Popen(
+                self._command + monitor,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+            )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        try:
+            ours.settimeout(30)
+            self._monitor = ours.makefile("rw", encoding="utf-8")
+            ours.close()
+            self._monitor.readline()
+            self._tell("qmp_capabilities")
+            if not self._link:
+                self._tell("set_link", name="n0", up=False)
+            self._tell("cont")
+        except BaseException as error:
+            self.__exit__()
+            raise AssertionError(f"QEMU does not start: {self.text}") from error
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
         self._reader.join(5)
+        self._monitor.close()
+        assert self._process.stdout
+        self._process.stdout.close()
+
+    def reset(self) -> None:
+        """Press the reset button. What was printed before stays in `text`."""
+        self._tell("system_reset")
 
     @property
     def text(self) -> str:
@@ -110,3 +148,13 @@ class VirtualServer:
         with self._news:
             self._ended = True
             self._news.notify_all()
+
+    def _tell(self, command: str, **arguments: Any) -> None:
+        """Have QEMU's monitor do something (QMP)."""
+        self._monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self._monitor.flush()
+        while True:
+            answer = json.loads(self._monitor.readline())
+            assert "error" not in answer, answer
+            if "return" in answer:
+                return

@@ -1,0 +1,61 @@
+# What people and CI call. Everything that a target needs it sets up itself: `make run` needs python3 and make alone.
+
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PYTEST := $(VENV)/bin/pytest
+export PYTHONWARNINGS ?= default
+
+# Debian's packages: to run the site, and to run its tests (virtual machines, browser, databases, web server).
+RUN_PACKAGES := python3-venv
+TEST_PACKAGES := $(RUN_PACKAGES) qemu-system-x86 ovmf ipxe-qemu seabios grub-common grub-efi-amd64-bin \
+	busybox-static cpio postgresql nginx-light chromium fonts-dejavu-core
+
+.PHONY: run test test-fast bench lint setup setup-test screenshots clean
+
+run: setup
+	@$(PYTHON) -m rescuesite.run
+
+test: setup-test
+	@echo "== unit tests, SQLite"
+	$(PYTEST) -n 2 -m "not e2e"
+	@echo "== unit tests, PostgreSQL"
+	$(PYTHON) -m tests.with_postgres $(PYTEST) -n 2 -m "not e2e"
+	@echo "== end to end: real boots, browser, gunicorn, nginx"
+	$(PYTEST) -n 2 --dist load -m e2e --durations 12
+
+test-fast: $(VENV)/.dev
+	$(PYTEST) -n 2 -m "not e2e"
+
+bench: setup-test
+	$(PYTHON) -m bench
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy .
+	DJANGO_SETTINGS_MODULE=tests.settings $(PYTHON) manage.py makemigrations --check --dry-run
+	DJANGO_SETTINGS_MODULE=tests.settings RESCUESITE_HTTPS=1 $(PYTHON) manage.py check --deploy --fail-level WARNING
+
+screenshots: setup-test
+	RESCUESITE_SCREENSHOTS=docs $(PYTEST) -m e2e tests/e2e/test_browser.py
+
+setup: $(VENV)/.run
+
+setup-test: $(VENV)/.dev
+	@./setup-packages $(TEST_PACKAGES)
+
+$(VENV)/.run: requirements/run.txt | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --require-hashes -r requirements/run.txt
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --require-hashes -r requirements/dev.txt
+	@touch $(VENV)/.run $@
+
+$(VENV)/bin/pip:
+	@./setup-packages $(RUN_PACKAGES)
+	python3 -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis test-results

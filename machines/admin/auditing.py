@@ -1,0 +1,66 @@
+"""Admin pages whose changes leave audit entries, in the same transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db import models, transaction
+from django.http import HttpRequest
+
+from machines.boot.views import source_of
+from machines.models import Actor, AuditEntry, Machine
+
+
+def actor_of(request: HttpRequest) -> Actor:
+    """The user who does something in the admin, and from where."""
+    source = source_of(request)
+    return Actor.of_user(request.user, str(source) if source else None)
+
+
+class AuditedAdmin(admin.ModelAdmin[Any]):
+    """Writes `<model>_added`, `_changed` and `_deleted`. A subclass says what is worth comparing before and after."""
+
+    def described(self, obj: Any) -> dict[str, Any]:
+        """What of `obj` an audit entry shows; never a secret."""
+        return {}
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        obj = super().get_object(request, object_id, from_field)
+        if obj is not None and request.method == "POST":
+            request.audit_before = self.described(obj)  # type: ignore[attr-defined]
+        return obj
+
+    def log_addition(self, request: HttpRequest, object: Any, message: Any) -> Any:  # noqa: A002 - Django's name
+        self._record(request, object, "added", self.described(object))
+        return super().log_addition(request, object, message)
+
+    def log_change(self, request: HttpRequest, object: Any, message: Any) -> Any:  # noqa: A002 - Django's name
+        if message:
+            fresh = self.model._default_manager.get(pk=object.pk)
+            before, after = getattr(request, "audit_before", {}), self.described(fresh)
+            changed = [name for name in after if after[name] != before.get(name)]
+            details: dict[str, Any] = {"message": message}
+            if changed:
+                details = {"before": {n: before.get(n) for n in changed}, "after": {n: after[n] for n in changed}}
+            self._record(request, object, "changed", details)
+        return super().log_change(request, object, message)
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        self._record(request, obj, "deleted", self.described(obj))
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
+        with transaction.atomic():
+            for obj in queryset:
+                self._record(request, obj, "deleted", self.described(obj))
+            super().delete_queryset(request, queryset)
+
+    def _record(self, request: HttpRequest, obj: Any, what: str, details: dict[str, Any]) -> None:
+        AuditEntry.objects.record(
+            f"{self.opts.model_name}_{what}",
+            actor=actor_of(request),
+            machine=obj if isinstance(obj, Machine) else None,
+            subject=str(obj)[:150],
+            details=details,
+        )

@@ -1,0 +1,173 @@
+"""Rescue images: files uploaded here, with sizes and SHA-256."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from machines.admin.auditing import AuditedAdmin
+from machines.models import ImageFile, RescueImage, StoredFile
+from machines.representation import image_json
+
+
+class ImageFileForm(forms.ModelForm[ImageFile]):
+    """One file: uploaded when it is new, replaced when another is uploaded for it."""
+
+    upload = forms.FileField(required=False, label="upload", help_text="Choose a file to replace this one.")
+
+    class Meta:
+        model = ImageFile
+        fields = ("kind", "name", "position")
+        widgets = {"name": forms.TextInput(attrs={"size": 18}), "position": forms.NumberInput(attrs={"size": 3})}
+        help_texts = {"name": "Only for a further file; empty: the uploaded file's name."}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: The name that the formset gives to a kernel or an initrd.
+        self.assigned_name = ""
+        self.fields["name"].required = False
+        self.fields["position"].label = "order"
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean() or {}
+        upload = values.get("upload")
+        if not self.instance.pk and not upload:
+            raise ValidationError("Choose the file to upload.")
+        name = self.assigned_name or values.get("name") or (upload.name if upload else "")
+        try:
+            ImageFile.check_name(values.get("kind", ""), name)
+        except ValidationError as error:
+            self.add_error("name", error)
+        values["name"] = name
+        return values
+
+    def save(self, commit: bool = True) -> ImageFile:
+        if upload := self.cleaned_data.get("upload"):
+            self.instance.stored = StoredFile.objects.store(upload.chunks())
+        return super().save(commit)
+
+
+class ImageFileFormSet(forms.BaseInlineFormSet[ImageFile, RescueImage, ImageFileForm]):
+    """Gives kernels and initrds the names by which they are served."""
+
+    def full_clean(self) -> None:
+        taken = {form.instance.name for form in self.initial_forms}
+        for form in self.forms:
+            kind, name = form["kind"].value(), form.instance.name
+            if kind == ImageFile.Kind.KERNEL:
+                form.assigned_name = "kernel"
+            elif kind == ImageFile.Kind.INITRD and (form.has_changed() or form.instance.pk):
+                numbered = ("initrd" if n == 1 else f"initrd-{n}" for n in range(1, 1000))
+                is_named = form.instance.pk and form.instance.kind == ImageFile.Kind.INITRD
+                form.assigned_name = name if is_named else next(one for one in numbered if one not in taken)
+                taken.add(form.assigned_name)
+        super().full_clean()
+
+
+class ImageFileInline(admin.TabularInline[ImageFile, RescueImage]):
+    model = ImageFile
+    form = ImageFileForm
+    formset: Any = ImageFileFormSet
+    fields = ("kind", "upload", "name", "position", "size", "sha256")
+    readonly_fields = ("size", "sha256")
+    extra = 0
+    verbose_name_plural = "files"
+
+    def get_extra(self, request: HttpRequest, obj: RescueImage | None = None, **kwargs: Any) -> int:
+        return 0 if obj else 2
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[ImageFile]:
+        return super().get_queryset(request).select_related("stored")
+
+    # Who may edit an image may edit its files: they are part of it.
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("machines.view_rescueimage") or self.has_change_permission(request, obj)
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("machines.add_rescueimage" if obj is None else "machines.change_rescueimage")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("machines.change_rescueimage")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("machines.change_rescueimage")
+
+    @admin.display(description="size")
+    def size(self, file: ImageFile) -> str:
+        return filesizeformat(file.stored.size) if file.pk else ""
+
+    @admin.display(description="SHA-256")
+    def sha256(self, file: ImageFile) -> SafeString | str:
+        return format_html('<code class="sha256">{}</code>', file.stored.sha256) if file.pk else ""
+
+
+class RescueImageForm(forms.ModelForm[RescueImage]):
+    make_default = forms.BooleanField(
+        required=False,
+        label="Default image",
+        help_text="Taken where neither the machine nor the person enabling names one. Takes the place of another.",
+    )
+
+    class Meta:
+        model = RescueImage
+        fields = ("name", "description", "architecture", "command_line", "chain_script", "reports")
+        widgets = {
+            "command_line": forms.TextInput(attrs={"class": "vLargeTextField"}),
+            "chain_script": forms.Textarea(attrs={"rows": 8, "class": "vLargeTextField machine-text"}),
+        }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "make_default" in self.fields:
+            self.fields["make_default"].initial = self.instance.is_default
+
+
+@admin.register(RescueImage)
+class RescueImageAdmin(AuditedAdmin):
+    form = RescueImageForm
+    inlines = (ImageFileInline,)
+    list_display = ("name", "is_default", "architecture", "reports", "contents", "description")
+    search_fields = ("name", "description", "files__name", "files__stored__sha256")
+    list_filter = ("architecture", "is_default", "reports")
+    fieldsets = (
+        (None, {"fields": ("name", "description", "architecture", "make_default", "reports", "command_line")}),
+        ("Chain an iPXE script instead of booting a kernel", {"fields": ("chain_script",), "classes": ("collapse",)}),
+    )
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        if self.has_change_permission(request, obj) or (obj is None and self.has_add_permission(request)):
+            return super().get_fieldsets(request, obj)
+        plain = ("name", "description", "architecture", "is_default", "reports", "command_line", "chain_script")
+        return ((None, {"fields": plain}),)
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[RescueImage]:
+        return super().get_queryset(request).prefetch_related("files__stored")
+
+    @admin.display(description="files")
+    def contents(self, image: RescueImage) -> str:
+        if image.chain_script:
+            return "iPXE script"
+        return ", ".join(f"{file.name} ({filesizeformat(file.stored.size)})" for file in image.files.all())
+
+    def described(self, obj: RescueImage) -> dict[str, Any]:
+        return image_json(obj)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        image: RescueImage = form.instance
+        if form.cleaned_data["make_default"]:
+            image.make_default()
+        elif image.is_default:
+            image.is_default = False
+            image.save(update_fields=["is_default"])
+        if problem := image.problem():
+            messages.warning(request, problem)
+        StoredFile.objects.discard_unused()

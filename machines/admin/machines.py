@@ -1,0 +1,289 @@
+"""Machines: the list, the page of one, its preview and its timeline."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince
+
+from machines.admin.auditing import AuditedAdmin
+from machines.admin.preview import PreviewForm, likely_request
+from machines.admin.switching import RescueSwitch
+from machines.models import AllowedNetwork, MACAddress, Machine, Rescue, Sighting
+from machines.timeline import machine_timeline
+from machines.wording import SHORT_STATES, STATES, reason_text
+
+
+class PartOfMachineInline(admin.TabularInline[Any, Machine]):
+    """Who may edit a machine may edit its addresses: they are part of it."""
+
+    extra = 0
+
+    def get_extra(self, request: HttpRequest, obj: Machine | None = None, **kwargs: Any) -> int:
+        return 0 if obj else 1
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("machines.view_machine") or self.has_change_permission(request, obj)
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("machines.add_machine" if obj is None else "machines.change_machine")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("machines.change_machine")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("machines.change_machine")
+
+
+class MACAddressInline(PartOfMachineInline):
+    model = MACAddress
+
+
+class AllowedNetworkInline(PartOfMachineInline):
+    model = AllowedNetwork
+
+
+class StateFilter(admin.SimpleListFilter):
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(state, SHORT_STATES[state]) for state in ("local", "armed", "booting", "up")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Machine]) -> QuerySet[Machine]:
+        now = timezone.now()
+        active = Rescue.objects.active(now)
+        if self.value() == "local":
+            return queryset.exclude(pk__in=active.values("machine"))
+        if self.value():
+            return queryset.filter(pk__in=active.standing_as(self.value() or "", now).values("machine"))
+        return queryset
+
+
+class VerifiedFilter(admin.SimpleListFilter):
+    title = "verification"
+    parameter_name = "verified"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("no", "unverified"), ("yes", "verified")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Machine]) -> QuerySet[Machine]:
+        unverified = Q(networks__isnull=True, identity={})
+        if self.value() == "no":
+            return queryset.filter(unverified)
+        if self.value() == "yes":
+            return queryset.exclude(pk__in=Machine.objects.filter(unverified).values("pk"))
+        return queryset
+
+
+class LastSeenFilter(admin.SimpleListFilter):
+    title = "last seen"
+    parameter_name = "seen"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [
+            ("day", "in the last day"),
+            ("month", "in the last 30 days"),
+            ("older", "longer ago"),
+            ("never", "never"),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Machine]) -> QuerySet[Machine]:
+        now = timezone.now()
+        conditions = {
+            "day": Q(contact__at__gte=now - timedelta(days=1)),
+            "month": Q(contact__at__gte=now - timedelta(days=30)),
+            "older": Q(contact__at__lt=now - timedelta(days=30)),
+            "never": Q(contact__isnull=True),
+        }
+        return queryset.filter(conditions.get(self.value() or "", Q()))
+
+
+@admin.register(Machine)
+class MachineAdmin(RescueSwitch, AuditedAdmin):
+    list_display = ("name", "state", "ends", "boots", "last_seen", "mac_addresses", "address", "verified")
+    list_filter = (StateFilter, LastSeenFilter, VerifiedFilter, "image")
+    list_per_page = 50
+    show_full_result_count = False
+    search_fields = (
+        "name", "macs__address", "networks__network", "contact__ip", "contact__source", "contact__serial",
+        "contact__uuid", "identity__serial", "identity__uuid", "notes",
+    )  # fmt: skip
+    search_help_text = "Name, MAC address in any form, IP address, serial number or UUID."
+    fields = ("name", "image", "identity", "notes")
+    autocomplete_fields = ("image",)
+    inlines = (MACAddressInline, AllowedNetworkInline)
+    actions = ("enable_rescue", "disable_rescue")
+    change_form_template = "machines/machine_change_form.html"
+
+    class Media:
+        js = ("machines/live.js",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Machine]:
+        return Machine.objects.for_lists()
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Machine], search_term: str
+    ) -> tuple[QuerySet[Machine], bool]:
+        return super().get_search_results(request, queryset, _as_stored(search_term))
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "identity":
+            kwargs["widget"] = forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField machine-text"})
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    # The list
+
+    @admin.display(description="state")
+    def state(self, machine: Machine) -> SafeString:
+        rescue = machine.active_rescue()
+        state = rescue.standing().state if rescue else "local"
+        return format_html(
+            '<span class="state state-{}" title="{}">{}</span>', state, STATES[state], SHORT_STATES[state]
+        )
+
+    @admin.display(description="what ends it")
+    def ends(self, machine: Machine) -> str:
+        rescue = machine.active_rescue()
+        return rescue.ending() if rescue else ""
+
+    @admin.display(description="image", ordering="image__name")
+    def boots(self, machine: Machine) -> str:
+        rescue = machine.active_rescue()
+        return rescue.image_name if rescue else str(machine.image or "default")
+
+    @admin.display(description="last seen", ordering="contact__at")
+    def last_seen(self, machine: Machine) -> SafeString | str:
+        contact = getattr(machine, "contact", None)
+        if contact is None:
+            return "never"
+        when = f"{timezone.localtime(contact.at):%Y-%m-%d %H:%M:%S}"
+        return format_html('<span title="{}">{} ago</span>', when, timesince(contact.at).split(",")[0])
+
+    @admin.display(description="MAC")
+    def mac_addresses(self, machine: Machine) -> SafeString:
+        return format_html_join("", "<code>{}</code><br>", ((mac.address,) for mac in machine.macs.all()))
+
+    @admin.display(description="address", ordering="contact__source")
+    def address(self, machine: Machine) -> str:
+        contact = getattr(machine, "contact", None)
+        return (contact.source or "") if contact else ""
+
+    @admin.display(description="verified", boolean=True)
+    def verified(self, machine: Machine) -> bool:
+        return not machine.is_unverified
+
+    # The page of one machine
+
+    def described(self, obj: Machine) -> dict[str, Any]:
+        return obj.described()
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        initial: dict[str, Any] = super().get_changeform_initial_data(request)
+        if sighting := _sighting(request):
+            initial["identity"] = {name: sighting.said[name] for name in ("uuid", "serial") if sighting.said.get(name)}
+            initial["name"] = sighting.said.get("hostname", "")
+        return initial
+
+    def get_formset_kwargs(self, request: HttpRequest, obj: Any, inline: Any, prefix: str) -> dict[str, Any]:
+        kwargs = super().get_formset_kwargs(request, obj, inline, prefix)
+        if obj.pk is None and request.method == "GET" and (sighting := _sighting(request)):
+            if isinstance(inline, MACAddressInline):
+                kwargs["initial"] = [{"address": sighting.mac}]
+            elif sighting.source:
+                kwargs["initial"] = [{"network": sighting.source}]
+        return kwargs
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        form.instance.adopt_sightings()
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        machine = self.get_object(request, object_id)
+        context = self._panel(request, machine) if machine else {}
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), **context})
+
+    def _panel(self, request: HttpRequest, machine: Machine) -> dict[str, Any]:
+        rescue = machine.active_rescue()
+        state = rescue.standing().state if rescue else "local"
+        return {
+            "machine": machine,
+            "rescue": rescue,
+            "state": state,
+            "state_text": STATES[state],
+            "warnings": rescue.warnings() if rescue and not rescue.up_at else [],
+            "timeline": machine_timeline(machine),
+            "may_switch": self.has_enable_rescue_permission(request),
+            "unverified": machine.is_unverified,
+        }
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        return [
+            *self.switch_urls(),
+            path("<int:pk>/panel/", view(self.panel_view), name="machines_machine_panel"),
+            path("<int:pk>/preview/", view(self.preview_view), name="machines_machine_preview"),
+            *super().get_urls(),
+        ]
+
+    def panel_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """State, button and timeline alone: what the page fetches again while something is under way."""
+        machine = self._viewable(request, pk)
+        return TemplateResponse(request, "machines/panel.html", self._panel(request, machine))
+
+    def preview_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Decision, reason and script for an imagined request; changes nothing and shows no token."""
+        machine = self._viewable(request, pk)
+        asked = request.GET if "mac" in request.GET else None
+        form = PreviewForm(machine, asked or likely_request(machine))
+        answer = form.answer() if form.is_valid() else None
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"What would {machine.name} be told?",
+            "opts": self.opts,
+            "machine": machine,
+            "form": form,
+            "answer": answer,
+            "meaning": reason_text(answer.reason) if answer else "",
+            "asked": asked is not None,
+        }
+        return TemplateResponse(request, "machines/preview.html", context)
+
+    def _viewable(self, request: HttpRequest, pk: int) -> Machine:
+        machine = Machine.objects.for_lists().filter(pk=pk).first()
+        if not self.has_view_or_change_permission(request, machine):
+            raise PermissionDenied
+        if machine is None:
+            raise Http404("There is no such machine.")
+        return machine
+
+
+def _as_stored(term: str) -> str:
+    """MAC addresses in the form in which they are stored, however they were typed."""
+    from machines.addresses import AddressError, normalise_mac
+
+    words = []
+    for word in term.split():
+        try:
+            words.append(normalise_mac(word))
+        except AddressError:
+            words.append(word)
+    return " ".join(words)
+
+
+def _sighting(request: HttpRequest) -> Sighting | None:
+    pk = request.GET.get("sighting", "")
+    return Sighting.objects.filter(pk=pk).first() if pk.isascii() and pk.isdigit() else None

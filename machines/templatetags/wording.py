@@ -1,0 +1,22 @@
+"""Template filters for what reasons, states and actions mean."""
+
+from django import template
+
+from machines import wording
+
+register = template.Library()
+
+
+@register.filter
+def reason_text(reason: str) -> str:
+    return wording.reason_text(reason)
+
+
+@register.filter
+def state_text(state: str) -> str:
+    return wording.STATES.get(state, state)
+
+
+@register.filter
+def action_text(action: str) -> str:
+    return action.replace("_", " ")

@@ -1,0 +1,171 @@
+"""What happened to a machine, in order, for people and programs: the audit log's lines, and what time alone did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from django.utils import timezone
+
+from machines.boot.decide import Outcome
+from machines.models import AuditEntry, Machine, Rescue
+from machines.wording import reason_text
+
+_LIMIT = 200
+_END_CAUSES = {
+    "next_boot": "the machine booted again",
+    "disabled": "disabled",
+    "expired": "its time was over",
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened; `kind` names its look, `facts` are label and value, `copy` is for the clipboard."""
+
+    at: datetime
+    kind: str
+    title: str
+    text: str = ""
+    actor: str = ""
+    source: str = ""
+    count: int = 1
+    repeated_at: datetime | None = None
+    facts: tuple[tuple[str, str], ...] = ()
+    copy: str = ""
+    files: tuple[str, ...] = field(default=(), compare=False)
+
+
+def machine_timeline(machine: Machine, now: datetime | None = None) -> list[Event]:
+    """The latest events of a machine, newest first; one query, and one for its latest rescue."""
+    now = now or timezone.now()
+    entries = AuditEntry.objects.filter(machine_pk=machine.pk)[:_LIMIT]
+    events = [_event(entry) for entry in entries]
+    latest = machine.rescues.first()
+    events += _unwritten(latest, now) if latest else []
+    return _with_files_together(sorted(events, key=lambda event: event.at, reverse=True))
+
+
+def _unwritten(rescue: Rescue, now: datetime) -> Iterable[Event]:
+    """What holds already but stands in no row: time has passed."""
+    standing = rescue.standing(now)
+    if standing.up_at and not rescue.up_at:
+        yield Event(
+            standing.up_at, "up", "Counts as up", "The image does not report; its files arrived two minutes before."
+        )
+    if standing.is_ended and rescue.state != Rescue.State.ENDED and standing.ended_at:
+        yield Event(standing.ended_at, "ended", "Rescue ended", _END_CAUSES[standing.end_cause])
+
+
+def _with_files_together(events: list[Event]) -> list[Event]:
+    """Files asked for one after the other are one event, as of the first."""
+    together: list[Event] = []
+    for event in events:
+        later = together[-1] if together else None
+        if later and event.files and later.files:
+            files = (*event.files, *(name for name in later.files if name not in event.files))
+            together[-1] = replace(event, files=files, text=", ".join(files))
+        else:
+            together.append(event)
+    return together
+
+
+def _event(entry: AuditEntry) -> Event:
+    describe = _DESCRIPTIONS.get(entry.action, _other)
+    event = describe(entry)
+    return replace(
+        event,
+        actor=entry.actor,
+        source=entry.source or "",
+        count=entry.count,
+        repeated_at=entry.repeated_at,
+    )
+
+
+def _boot(entry: AuditEntry) -> Event:
+    titles = {
+        Outcome.RESCUE: ("served", "Rescue script served"),
+        Outcome.REFUSED: ("refused", "Refused"),
+        Outcome.LOCAL: ("local", "Told to boot its disk"),
+    }
+    kind, title = titles.get(Outcome(entry.outcome), ("local", "Asked"))
+    claimed = entry.details.get("ip")
+    facts = [("MAC", entry.mac)] if entry.mac else []
+    if claimed and claimed != entry.source:
+        facts.append(("claimed address", claimed))
+    return Event(entry.at, kind, title, reason_text(entry.reason), facts=tuple(facts))
+
+
+def _enabled(entry: AuditEntry) -> Event:
+    facts = [("image", entry.subject), ("lifetime", entry.details.get("lifetime", ""))]
+    if entry.details.get("expires_at"):
+        facts.append(("until", entry.details["expires_at"]))
+    return Event(entry.at, "armed", "Rescue enabled", entry.reason, facts=tuple(facts))
+
+
+def _disabled(entry: AuditEntry) -> Event:
+    return Event(entry.at, "ended", "Rescue disabled", entry.reason)
+
+
+def _ended(entry: AuditEntry) -> Event:
+    ended_at = datetime.fromisoformat(entry.details["ended_at"])
+    return Event(ended_at, "ended", "Rescue ended", _END_CAUSES.get(entry.details["end_cause"], ""))
+
+
+def _file(entry: AuditEntry) -> Event:
+    return Event(entry.at, "file", "Files asked for", entry.subject, files=(entry.subject,))
+
+
+def _file_refused(entry: AuditEntry) -> Event:
+    return Event(entry.at, "refused", f"File {entry.subject} refused", reason_text(entry.reason))
+
+
+def _ready(entry: AuditEntry) -> Event:
+    return Event(entry.at, "ready", "Ready", "All files have arrived.")
+
+
+def _up(entry: AuditEntry) -> Event:
+    return Event(entry.at, "up", "Rescue system is up", facts=_up_facts(entry), copy=_ssh_line(entry))
+
+
+def _up_refused(entry: AuditEntry) -> Event:
+    text = (
+        "Another system reported with this rescue's token while one is up. If you did not start it, find out who did."
+    )
+    return Event(entry.at, "refused", "A second report was refused", text, facts=_up_facts(entry))
+
+
+def _up_facts(entry: AuditEntry) -> tuple[tuple[str, str], ...]:
+    details = entry.details
+    facts = [(name, details[name]) for name in ("address", "hostname") if details.get(name)]
+    if details.get("address") and details.get("served_to") and details["address"] != details["served_to"]:
+        facts.append(("the firmware had", details["served_to"]))
+    facts += [("host key", fingerprint) for fingerprint in details.get("host_keys", [])]
+    return tuple(facts)
+
+
+def _ssh_line(entry: AuditEntry) -> str:
+    address: str | None = entry.details.get("address") or entry.source
+    return f"ssh root@{address}" if address else ""
+
+
+def _other(entry: AuditEntry) -> Event:
+    title = entry.action.replace("_", " ").capitalize()
+    changes: dict[str, Any] = entry.details.get("after", {}) if "before" in entry.details else {}
+    facts = tuple((name, f"{entry.details['before'].get(name)} → {value}") for name, value in changes.items())
+    return Event(entry.at, "change", title, entry.reason, facts=facts)
+
+
+_DESCRIPTIONS = {
+    "boot": _boot,
+    "rescue_enabled": _enabled,
+    "rescue_disabled": _disabled,
+    "rescue_ended": _ended,
+    "file_sent": _file,
+    "file_refused": _file_refused,
+    "ready": _ready,
+    "up": _up,
+    "up_refused": _up_refused,
+}

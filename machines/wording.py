@@ -1,0 +1,41 @@
+"""What reasons, states and audited actions mean, in a sentence for the person who reads them."""
+
+from machines.boot.decide import Reason
+
+REASONS = {
+    Reason.BAD_MAC: "The request names no usable MAC address.",
+    Reason.UNKNOWN_MAC: "The MAC address belongs to no machine.",
+    Reason.NO_RESCUE: "No rescue is enabled; the machine boots its disk.",
+    Reason.RESCUE_EXPIRED: "The rescue has expired; the machine boots its disk.",
+    Reason.ADDRESS_NOT_ALLOWED: "The request comes from outside the machine's allowed networks.",
+    Reason.ADDRESS_MISMATCH: (
+        "The machine lists no network, and the address that it claims is not the one that the request comes from. "
+        "Behind a router or NAT, list the network that its requests come from."
+    ),
+    Reason.IDENTITY_MISSING: "The request does not say all that the machine's identity asks for.",
+    Reason.IDENTITY_MISMATCH: "The request says something else than the machine's identity asks for.",
+    Reason.RESCUE_USED: "The rescue was for one boot and has been used; the machine boots its disk.",
+    Reason.IMAGE_UNAVAILABLE: "The image cannot be served: a file of it is lost, or it is for another architecture.",
+    Reason.RESCUE_ARMED: "Rescue is enabled; the machine is told to boot the rescue system.",
+    Reason.RESCUE_BOOTING: "The rescue system is told to boot once more.",
+    Reason.DATABASE_ERROR: "The site could not read its database; machines were told to boot their disks.",
+    Reason.INTERNAL_ERROR: "The site made an error, see its log; the machine was told to boot its disk.",
+}
+
+STATES = {
+    "local": "boots its disk",
+    "armed": "rescue from the next power-on",
+    "booting": "rescue system is booting",
+    "up": "rescue system is up",
+    "ended": "ended",
+}
+
+SHORT_STATES = {"local": "boots disk", "armed": "armed", "booting": "booting", "up": "up", "ended": "ended"}
+
+
+def reason_text(reason: str) -> str:
+    """The sentence for a decision's reason; other texts (what staff wrote) are returned as they are."""
+    try:
+        return REASONS[Reason(reason)]
+    except ValueError:
+        return reason
