@@ -4,7 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PYTEST := $(VENV)/bin/pytest
-export PYTHONWARNINGS ?= default
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Debian's packages: to run the site, and to run its tests (virtual machines, browser, databases, web server).
 RUN_PACKAGES := python3-venv

@@ -5,6 +5,7 @@ import ipaddress
 import os
 import secrets
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -90,6 +91,13 @@ def bind(default: str = "127.0.0.1:8000") -> str:
     if value.startswith("unix:") or (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         return value
     raise ImproperlyConfigured(f"RESCUESITE_BIND is “{value}”; expected HOST:PORT, such as 0.0.0.0:8000, or unix:PATH.")
+
+
+def named_hosts(bound: str, url: str) -> list[str]:
+    """The hosts that a bound address and a base URL name, but for wildcards and sockets."""
+    bound_host = None if bound.startswith("unix:") else urlsplit(f"//{bound}").hostname
+    named = {host for host in (bound_host, urlsplit(url).hostname) if host} - {"0.0.0.0", "::"}  # noqa: S104 - left out
+    return sorted(f"[{host}]" if ":" in host else host for host in named)
 
 
 def base_url(bound: str) -> str:

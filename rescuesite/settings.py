@@ -29,7 +29,11 @@ RESCUESITE_BOOT_DEADLINE: float | None = 1.7
 
 SECRET_KEY = environment.secret_key(RESCUESITE_DATA_DIR)
 DEBUG = False
-ALLOWED_HOSTS = environment.words("RESCUESITE_ALLOWED_HOSTS", "localhost 127.0.0.1 [::1]")
+ALLOWED_HOSTS = [
+    *environment.words("RESCUESITE_ALLOWED_HOSTS", "localhost 127.0.0.1 [::1]"),
+    # Who names the site's address need not name it twice.
+    *environment.named_hosts(RESCUESITE_BIND, RESCUESITE_BASE_URL),
+]
 CSRF_TRUSTED_ORIGINS = [RESCUESITE_BASE_URL] if RESCUESITE_BASE_URL_GIVEN else []
 
 INSTALLED_APPS = [

@@ -19,6 +19,11 @@ class SSHKeyForm(forms.ModelForm[SSHKey]):
         fields = ("public_key", "user")
         widgets = {"public_key": forms.Textarea(attrs={"rows": 4, "class": "vLargeTextField"})}
 
+    def _get_validation_exclusions(self) -> set[str]:
+        # The constraint on user and fingerprint is to be checked, although the form does not ask for both.
+        excluded: set[str] = super()._get_validation_exclusions()  # type: ignore[misc] - missing in Django's stubs
+        return excluded - {"user", "fingerprint"}
+
 
 @admin.register(SSHKey)
 class SSHKeyAdmin(AuditedAdmin):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from django import forms
@@ -16,12 +17,13 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
 from machines.admin.auditing import actor_of
-from machines.models import Machine, Rescue, RescueImage, SSHKey
+from machines.models import Actor, Machine, Rescue, RescueImage, SSHKey
 from machines.models.rescue import NoActiveRescueError, RescueError, RescueOrder
 
 PERMISSION = "machines.enable_rescue"
 #: More machines than this are not switched at once: nobody reads such a list.
 MAX_AT_ONCE = 500
+_MAX_TOLD = 10
 
 
 class EnableForm(forms.Form):
@@ -69,6 +71,15 @@ class DisableForm(forms.Form):
     )
 
 
+@dataclass
+class Outcomes:
+    """What came of switching several machines."""
+
+    done: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    warnings: dict[str, None] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Prospect:
     """What switching would do to one machine."""
@@ -111,8 +122,8 @@ class RescueSwitch:
         machines = self._chosen(request)
         form = EnableForm(request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
-            for machine in machines:
-                _enable(request, machine, form.order())
+            outcomes = _enable(machines, form.order(), actor_of(request))
+            _tell(request, outcomes, "armed (switch off and on now)")
             return _done(machines)
         return self._page(request, machines, form, "enable")
 
@@ -121,8 +132,8 @@ class RescueSwitch:
         machines = self._chosen(request)
         form = DisableForm(request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
-            for machine in machines:
-                _disable(request, machine, form.cleaned_data["reason"])
+            outcomes = _disable(machines, form.cleaned_data["reason"], actor_of(request))
+            _tell(request, outcomes, "ended (the next power-on boots the disk)")
             return _done(machines)
         return self._page(request, machines, form, "disable")
 
@@ -156,31 +167,46 @@ class RescueSwitch:
         return TemplateResponse(request, "machines/switch.html", context)
 
 
-def _enable(request: HttpRequest, machine: Machine, order: RescueOrder) -> None:
-    try:
-        rescue = Rescue.objects.enable(machine, order, actor_of(request))
-    except RescueError as error:
-        messages.error(request, str(error))
-    except ValidationError as error:
-        messages.error(request, f"{machine.name}: {' '.join(error.messages)}")
-    else:
-        messages.success(
-            request, f"Rescue of {machine.name} is armed with {rescue.image_name}. Switch the machine off and on now."
-        )
-        for warning in rescue.warnings():
-            messages.warning(request, warning)
+def _enable(machines: Iterable[Machine], order: RescueOrder, actor: Actor) -> Outcomes:
+    outcomes = Outcomes()
+    for machine in machines:
+        try:
+            rescue = Rescue.objects.enable(machine, order, actor)
+        except RescueError as error:
+            outcomes.refused.append(str(error))
+        except ValidationError as error:
+            outcomes.refused.append(f"{machine.name}: {' '.join(error.messages)}")
+        else:
+            outcomes.done.append(machine.name)
+            outcomes.warnings.update(dict.fromkeys(rescue.warnings()))
+    return outcomes
 
 
-def _disable(request: HttpRequest, machine: Machine, reason: str) -> None:
-    try:
-        rescue = machine.active_rescue()
-        if rescue is None:
-            raise NoActiveRescueError(machine)
-        rescue.disable(actor_of(request), reason)
-    except RescueError as error:
-        messages.error(request, str(error))
-    else:
-        messages.success(request, f"Rescue of {machine.name} has ended: it boots its disk from the next power-on.")
+def _disable(machines: Iterable[Machine], reason: str, actor: Actor) -> Outcomes:
+    outcomes = Outcomes()
+    for machine in machines:
+        try:
+            rescue = machine.active_rescue()
+            if rescue is None:
+                raise NoActiveRescueError(machine)
+            rescue.disable(actor, reason)
+        except RescueError as error:
+            outcomes.refused.append(str(error))
+        else:
+            outcomes.done.append(machine.name)
+    return outcomes
+
+
+def _tell(request: HttpRequest, outcomes: Outcomes, what: str) -> None:
+    """One message for all that was done, and one for each machine that was not, as far as people read."""
+    if outcomes.done:
+        messages.success(request, f"Rescue {what} for {', '.join(outcomes.done)}.")
+    for warning in list(outcomes.warnings)[:_MAX_TOLD]:
+        messages.warning(request, warning)
+    for refusal in outcomes.refused[:_MAX_TOLD]:
+        messages.error(request, refusal)
+    if len(outcomes.refused) > _MAX_TOLD:
+        messages.error(request, f"And {len(outcomes.refused) - _MAX_TOLD} more.")
 
 
 def _done(machines: QuerySet[Machine]) -> HttpResponseRedirect:

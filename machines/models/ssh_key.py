@@ -53,8 +53,9 @@ class SSHKey(models.Model):
         return self.parsed.comment or self.fingerprint
 
     def clean_fields(self, exclude: Any = None) -> None:
-        super().clean_fields(exclude)
+        # First: the fingerprint, which no form asks for, comes of it.
         self.read()
+        super().clean_fields(exclude)
 
     def read(self) -> None:
         """Bring the key into its one form, and take its fingerprint. Raises ValidationError for a text that is none."""

@@ -37,7 +37,7 @@ def rescued(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         site.start()
         site.manage("rescue", "enable", "web01", "--reason", "disk full; see ticket", "--by", "alice")
         with VirtualServer(guest.disk_image(folder / "disk"), boot_file=ask_at(site.port)) as server:
-            server.wait_for(REPORTED)
+            server.wait_for(REPORTED, unless=guest.DISK_MARKER)
         yield server, site
     site.check_log()
 
@@ -162,7 +162,7 @@ def test_a_one_boot_rescue_survives_a_reset_and_ends_with_the_boot_after_it_was_
         with VirtualServer(disk, boot_file=ask_at(proxy.port)) as server:
             proxy.wait_for_held()
             server.reset()
-            server.wait_for(REPORTED)
+            server.wait_for(REPORTED, unless=guest.DISK_MARKER)
             assert site.rescue()["state"] == "up"
             server.reset()
             server.wait_for(guest.DISK_MARKER)

@@ -37,7 +37,7 @@ def test_a_uefi_machine_with_rescue_enabled_boots_the_rescue_kernel_with_keys_an
 ) -> None:
     site.manage("rescue", "enable", "web01", "--by", "alice")
     with VirtualServer(efi.disk, uefi_vars=efi.vars, boot_file=ask_at(site.port), memory=1024) as server:
-        server.wait_for("RESCUE-REPORTED")
+        server.wait_for("RESCUE-REPORTED", unless=guest.DISK_MARKER)
     assert re.search(r"RESCUE-CMDLINE .*BOOTIF=01-52-54-00-12-34-56 initrd=initrd initrd=rescue.cpio", server.text)
     assert f"RESCUE-KEYS {KEY}" in server.text
     assert "RESCUE-KEYS-MODE 600 0 700" in server.text

@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e import guest
 from tests.e2e.site import ROOT, Site
-from tests.e2e.vm import GATEWAY, MAC, SERIAL, UUID, VirtualServer
+from tests.e2e.vm import GATEWAY, MAC, PRODUCT, SERIAL, UUID, VirtualServer
 
 pytestmark = pytest.mark.e2e
 
@@ -39,13 +39,13 @@ def test_a_machine_without_rescue_asks_once_and_boots_its_disk(site: Site, disk:
 
 def test_a_machine_that_is_known_by_what_it_says_of_itself_is_rescued(site: Site, disk: Path, tftp: Path) -> None:
     mac = "52:54:00:00:00:03"
-    identity = [f"uuid={UUID}", f"serial={SERIAL}", "platform=pcbios", "gateway=10.0.2.2", "product=Server & Co"]
+    identity = [f"uuid={UUID}", f"serial={SERIAL}", "platform=pcbios", "gateway=10.0.2.2", f"product={PRODUCT}"]
     arguments = [word for item in identity for word in ("--identity", item)]
     site.manage("machine", "add", "web03", "--mac", mac, "--network", "127.0.0.1", *arguments)
     site.manage("rescue", "enable", "web03")
     embed(tftp, f"{GATEWAY}:{site.port}")
     with VirtualServer(disk, tftp=tftp, boot_file="boot.ipxe", mac=mac) as server:
-        server.wait_for("RESCUE-REPORTED")
+        server.wait_for("RESCUE-REPORTED", unless=guest.DISK_MARKER)
     assert site.rescue("web03")["state"] == "up"
     assert boot_entries(site) == [{"reason": "rescue_armed", "count": 1}]
 

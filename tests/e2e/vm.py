@@ -15,7 +15,7 @@ from typing import Any
 MAC = "52:54:00:12:34:56"
 UUID = "4c4c4544-0042-3510-8052-b4c04f4a4d31"
 SERIAL = "SN 42"
-PRODUCT = "Server & Co"
+PRODUCT = "Server 9"
 #: What stock iPXE is given as DHCP boot file (127 characters at most); it expands its settings in it.
 ASK = "mac=${mac}&ip=${ip}&platform=${platform}"
 #: Where the guest finds this host's loopback.
@@ -128,14 +128,19 @@ class VirtualServer:
         with self._news:
             return re.sub(r"\x1b\[[0-9;?=]*[A-Za-z]", "", self._text)
 
-    def wait_for(self, pattern: str, timeout: float = 120) -> re.Match[str]:
-        """Return the first match in what it prints. Raises AssertionError with all of it after `timeout` seconds."""
+    def wait_for(self, pattern: str, timeout: float = 120, unless: str = "(?!)") -> re.Match[str]:
+        """Return the first match in what it prints.
+
+        Raises AssertionError with all of it after `timeout` seconds, or once it prints `unless` (nothing, by default).
+        """
         until = time.monotonic() + timeout
         with self._news:
             while True:
                 if match := re.search(pattern, self.text):
                     return match
-                if self._ended or not self._news.wait(max(0.0, until - time.monotonic())):
+                if self._ended or re.search(unless, self.text):
+                    break
+                if not self._news.wait(max(0.0, until - time.monotonic())):
                     break
         raise AssertionError(f"no “{pattern}” within {timeout} s in:\n{self.text}")
 

@@ -2,6 +2,8 @@
 
 import base64
 import subprocess
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,9 +40,9 @@ def wire(*parts: bytes) -> bytes:
 def security_key(kind: str) -> str:
     """A key as a hardware token makes it; OpenSSH's PROTOCOL.u2f."""
     if "ed25519" in kind:
-        parts = (kind.encode(), bytes(range(32)), b"ssh:")
+        parts = [kind.encode(), bytes(range(32)), b"ssh:"]
     else:
-        parts = (kind.encode(), b"nistp256", b"\x04" + bytes(64), b"ssh:")
+        parts = [kind.encode(), b"nistp256", b"\x04" + bytes(64), b"ssh:"]
     return f"{kind} {base64.b64encode(wire(*parts)).decode()} token"
 
 
@@ -126,38 +128,35 @@ def test_other_key_types_are_refused(kind: str) -> None:
         PublicKey.parse(f"{kind} AAAAC3NzaC1lZDI1NTE5")
 
 
-def damaged() -> list[str]:
+#: What happens to a key on its way; takes its type, its second word and that word decoded.
+DAMAGE: dict[str, Callable[[str, str, bytes], str]] = {
+    "type alone": lambda kind, data, blob: kind,
+    "type and a space": lambda kind, data, blob: f"{kind} ",
+    "last letter missing": lambda kind, data, blob: f"{kind} {data[:-1]}",
+    "last letters missing": lambda kind, data, blob: f"{kind} {data[:-8]}",
+    "letters too many": lambda kind, data, blob: f"{kind} {data}AAAA",
+    "not base64": lambda kind, data, blob: f"{kind} {data[:10]}!{data[11:]}",
+    "not ASCII": lambda kind, data, blob: f"{kind} {data[:10]}ä{data[11:]}",
+    "half a surrogate pair": lambda kind, data, blob: f"{kind} \ud800{data}",
+    "last bytes missing": lambda kind, data, blob: f"{kind} {base64.b64encode(blob[:-5]).decode()}",
+    "only its first bytes": lambda kind, data, blob: f"{kind} {base64.b64encode(blob[:3]).decode()}",
+    "another type": lambda kind, data, blob: f"ssh-rsa {data}",
+    "another curve": lambda kind, data, blob: f"ecdsa-sha2-nistp256 {made('ecdsa', 384).split()[1]}",
+    "a token's type": lambda kind, data, blob: f"sk-ssh-ed25519@openssh.com {data}",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_key_is_refused(damage: str) -> None:
     kind, data, _ = made("ed25519").split()
-    blob = base64.b64decode(data)
-    return [
-        kind,
-        f"{kind} ",
-        f"{kind} {data[:-1]}",
-        f"{kind} {data[:-8]}",
-        f"{kind} {data}AAAA",
-        f"{kind} {data[:10]}!{data[11:]}",
-        f"{kind} {data[:10]}ä{data[11:]}",
-        f"{kind} \ud800{data}",
-        f"{kind} {base64.b64encode(blob[:-5]).decode()}",
-        f"{kind} {base64.b64encode(blob[:3]).decode()}",
-        f"ssh-rsa {data}",
-        f"ecdsa-sha2-nistp256 {made('ecdsa', 384).split()[1]}",
-        f"sk-ssh-ed25519@openssh.com {data}",
-    ]
-
-
-@pytest.mark.parametrize("text", damaged())
-def test_a_damaged_key_is_refused(text: str) -> None:
     with pytest.raises(KeyFormatError):
-        PublicKey.parse(text)
+        PublicKey.parse(DAMAGE[damage](kind, data, base64.b64decode(data)))
 
 
 @given(st.text())
 def test_any_text_is_a_key_or_refused(text: str) -> None:
-    try:
+    with suppress(KeyFormatError):
         PublicKey.parse(text)
-    except KeyFormatError:
-        pass
 
 
 @given(

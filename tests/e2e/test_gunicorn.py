@@ -1,0 +1,351 @@
+"""The site under gunicorn as `make run` starts it: slow downloads, floods, and a database that is not there."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cluster import Cluster, cluster
+from tests.e2e.conftest import MakeSite
+from tests.e2e.site import Reply, Site, ask, free_port, token_in
+from tests.e2e.vm import MAC
+
+pytestmark = pytest.mark.e2e
+
+BIG = 20_000_000
+BOOT = f"/boot?mac={MAC}"
+PASS_THROUGH = "echo No rescue mode requested, exiting"
+NO_DATABASE = "The rescue site cannot read its database"
+#: What the site may log while its database does not answer; never a traceback.
+DATABASE_TROUBLE = r"without the database|was not recorded|error connecting in 'pool"
+
+
+@pytest.fixture(scope="module")
+def big_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("big") / "kernel"
+    path.write_bytes(os.urandom(BIG))
+    return path
+
+
+def serve_big_file(site: Site, big_file: Path) -> str:
+    """Enable a rescue with a large kernel for web01; returns the kernel's path."""
+    site.manage("image", "add", "big", "--kernel", str(big_file))
+    site.manage("rescue", "enable", "web01", "--image", "big")
+    return f"/boot/{token_in(site.get(BOOT).text)}/kernel"
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Downloads
+
+
+@contextmanager
+def download(port: int, path: str) -> Iterator[socket.socket]:
+    """A download under way, with a receive buffer so small that the server has to wait for its reader."""
+    with closing(socket.socket()) as connection:
+        connection.settimeout(60)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        yield connection
+
+
+def read_slowly(port: int, path: str, seconds: float, abandoned: threading.Event) -> tuple[str, float]:
+    """Read a large file evenly over `seconds`; returns its SHA-256, and how long it took."""
+    started = time.monotonic()
+    digest, received = hashlib.sha256(), 0
+    with download(port, path) as connection, connection.makefile("rb", buffering=1 << 16) as stream:
+        while stream.readline() not in {b"\r\n", b""}:
+            pass
+        while chunk := stream.read1(1 << 16):
+            digest.update(chunk)
+            received += len(chunk)
+            abandoned.wait(max(0.0, started + seconds * received / BIG - time.monotonic()))
+    return digest.hexdigest(), time.monotonic() - started
+
+
+def test_boot_answers_stay_under_a_second_while_twenty_downloads_take_90_seconds_and_finish(
+    site: Site, big_file: Path
+) -> None:
+    path = serve_big_file(site, big_file)
+    abandoned = threading.Event()
+    replies: list[Reply] = []
+    with ThreadPoolExecutor(20) as pool:
+        try:
+            readers = [pool.submit(read_slowly, site.port, path, 90, abandoned) for _ in range(20)]
+            while not all(reader.done() for reader in readers):
+                replies.append(site.get(BOOT))
+                abandoned.wait(0.2)
+        finally:
+            abandoned.set()
+    finished = [reader.result() for reader in readers]
+    assert {digest for digest, _ in finished} == {sha256(big_file)}
+    assert min(seconds for _, seconds in finished) > 85
+    assert len(replies) > 200
+    assert {reply.status for reply in replies} == {200}
+    assert max(reply.seconds for reply in replies) < 1
+
+
+# Behind nginx
+
+
+@contextmanager
+def nginx(site: Site, folder: Path) -> Iterator[int]:
+    """nginx in front of the site, as the README tells; yields its port."""
+    folder.mkdir()
+    port = free_port()
+    temporary = "\n".join(
+        f"{kind}_temp_path {folder / kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"""
+        daemon off; worker_processes 1; pid {folder / "pid"}; error_log {folder / "error.log"};
+        {"user root;" if os.geteuid() == 0 else ""}
+        events {{}}
+        http {{
+            access_log off;
+            {temporary}
+            server {{
+                listen 127.0.0.1:{port};
+                location / {{
+                    proxy_pass http://127.0.0.1:{site.port};
+                    proxy_set_header Host $http_host;
+                    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+                }}
+                location /rescue-files/ {{ internal; alias {site.data_dir}/files/; }}
+            }}
+        }}
+        """
+    )
+    process = subprocess.Popen(
+        ["/usr/sbin/nginx", "-e", str(folder / "error.log"), "-c", str(config)], stderr=subprocess.DEVNULL
+    )
+    try:
+        until = time.monotonic() + 20
+        while True:
+            with suppress(OSError):
+                ask(port, "/healthz")
+                break
+            assert process.poll() is None
+            assert time.monotonic() < until, (folder / "error.log").read_text()
+        yield port
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+BEHIND = {"RESCUESITE_ACCEL_PREFIX": "/rescue-files/", "RESCUESITE_TRUSTED_PROXIES": "127.0.0.1"}
+
+
+@pytest.fixture
+def behind(make_site: MakeSite, tmp_path: Path) -> Iterator[tuple[Site, int]]:
+    """A site behind nginx; and nginx's port."""
+    site = make_site(BEHIND)
+    with nginx(site, tmp_path / "nginx") as port:
+        yield site, port
+
+
+def test_nginx_sends_the_files_that_the_site_hands_over(behind: tuple[Site, int], big_file: Path) -> None:
+    site, port = behind
+    path = serve_big_file(site, big_file)
+    reply = ask(port, path)
+    assert hashlib.sha256(reply.body).hexdigest() == sha256(big_file)
+    assert reply.headers["Content-Length"] == str(BIG)
+    # It was nginx that sent it, not the site.
+    assert site.get(path).body == b""
+
+
+def test_nginx_sends_a_part_of_a_file(behind: tuple[Site, int], big_file: Path) -> None:
+    site, port = behind
+    reply = ask(port, serve_big_file(site, big_file), Range="bytes=1000000-1000099")
+    assert (reply.status, reply.headers["Content-Range"]) == (206, f"bytes 1000000-1000099/{BIG}")
+    assert reply.body == big_file.read_bytes()[1_000_000:1_000_100]
+
+
+def test_nobody_gets_a_file_from_nginx_without_the_site(behind: tuple[Site, int], big_file: Path) -> None:
+    site, port = behind
+    digest = sha256(big_file)
+    serve_big_file(site, big_file)
+    assert ask(port, f"/rescue-files/{digest[:2]}/{digest}").status == 404
+
+
+def test_behind_nginx_the_address_rule_is_about_the_client(behind: tuple[Site, int]) -> None:
+    site, port = behind
+    site.manage("machine", "add", "web02", "--mac", "52:54:00:00:00:02", "--network", "127.0.0.2")
+    site.manage("rescue", "enable", "web02")
+    told = {}
+    for client in ("127.0.0.1", "127.0.0.2"):
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10, source_address=(client, 0))) as nic:
+            # What the client claims to have been forwarded for stands to the left of what nginx saw.
+            nic.request("GET", "/boot?mac=52:54:00:00:00:02", headers={"X-Forwarded-For": "127.0.0.2"})
+            told[client] = re.findall(r"set rescuesite (\w+)", nic.getresponse().read().decode())
+    assert told == {"127.0.0.1": ["refused"], "127.0.0.2": ["rescue"]}
+
+
+# A database that does not answer
+
+
+@pytest.fixture
+def on_postgres(make_site: MakeSite) -> Iterator[tuple[Site, Cluster]]:
+    """A running site on a PostgreSQL of its own, with web01 armed."""
+    with cluster() as server:
+        site = make_site({"DATABASE_URL": server.url}, start=False)
+        site.manage("migrate", "--verbosity", "0")
+        kernel = site.data_dir.with_name("kernel")
+        kernel.write_bytes(b"kernel")
+        site.manage("image", "add", "tiny", "--kernel", str(kernel), "--default")
+        site.manage("machine", "add", "web01", "--mac", MAC, "--network", "127.0.0.1")
+        site.manage("rescue", "enable", "web01")
+        site.start()
+        for _ in range(20):
+            assert "set rescuesite rescue" in site.get(BOOT).text
+        site.expect_in_log(DATABASE_TROUBLE)
+        yield site, server
+
+
+def assert_booted_without_database(site: Site) -> None:
+    """One request, and then thirty at once, get a pass-through within two seconds each."""
+    with ThreadPoolExecutor(30) as pool:
+        first = site.get(BOOT)
+        replies = [first, *pool.map(lambda _: site.get(BOOT), range(30))]
+    for reply in replies:
+        assert reply.status == 200
+        assert reply.text.startswith("#!ipxe\nset rescuesite local")
+        assert PASS_THROUGH in reply.text
+        assert NO_DATABASE in reply.text
+    assert max(reply.seconds for reply in replies) < 2
+
+
+def assert_recovers(site: Site, timeout: float = 30) -> None:
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        if site.get("/readyz").status == 200 and "set rescuesite rescue" in site.get(BOOT).text:
+            return
+    raise AssertionError(f"no recovery within {timeout} s:\n{site.log}")
+
+
+def test_a_frozen_postgresql_delays_a_pass_through_by_two_seconds_at_most(on_postgres: tuple[Site, Cluster]) -> None:
+    site, server = on_postgres
+    server.freeze()
+    assert_booted_without_database(site)
+    assert (site.get("/readyz").status, site.get("/healthz").status) == (503, 200)
+    server.thaw()
+    assert_recovers(site)
+
+
+def test_a_stopped_postgresql_delays_a_pass_through_by_two_seconds_at_most(on_postgres: tuple[Site, Cluster]) -> None:
+    site, server = on_postgres
+    server.stop()
+    assert_booted_without_database(site)
+    assert (site.get("/readyz").status, site.get("/healthz").status) == (503, 200)
+    server.start()
+    assert_recovers(site)
+
+
+def test_a_site_that_starts_before_its_postgresql_answers_and_then_recovers(on_postgres: tuple[Site, Cluster]) -> None:
+    site, server = on_postgres
+    site.stop()
+    server.stop()
+    site.launch()
+    until = time.monotonic() + 30
+    while True:
+        with suppress(OSError):
+            site.get("/healthz")
+            break
+        assert time.monotonic() < until, site.log
+    assert_booted_without_database(site)
+    server.start()
+    assert_recovers(site)
+
+
+def test_a_locked_sqlite_delays_a_pass_through_by_two_seconds_at_most(site: Site) -> None:
+    site.manage("rescue", "enable", "web01")
+    site.expect_in_log(DATABASE_TROUBLE)
+    with closing(sqlite3.connect(site.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            assert_booted_without_database(site)
+        other.execute("ROLLBACK")
+    assert_recovers(site)
+
+
+# Strangers
+
+
+def ask_as_strangers(port: int, first: int, count: int) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        for n in range(first, first + count):
+            mac = (0x020000000000 + n).to_bytes(6, "big").hex()
+            connection.request("GET", f"/boot?mac={mac}&serial={n}&product={'x' * 300}")
+            response = connection.getresponse()
+            assert PASS_THROUGH.encode() in response.read()
+
+
+def test_a_flood_of_unknown_cards_neither_fills_the_database_nor_delays_known_machines(site: Site) -> None:
+    known = []
+    with ThreadPoolExecutor(8) as pool:
+        floods = [pool.submit(ask_as_strangers, site.port, n * 375, 375) for n in range(8)]
+        while not all(flood.done() for flood in floods):
+            known.append(site.get(BOOT).seconds)
+    for flood in floods:
+        flood.result()
+    assert max(known) < 1
+    [sightings] = site.rows("SELECT count(*) AS rows, max(length(said)) AS longest FROM machines_sighting")
+    assert sightings["rows"] <= 500
+    assert sightings["longest"] < 2000
+    [strangers] = site.rows("SELECT count(*) AS rows FROM machines_auditentry WHERE reason = 'unknown_mac'")
+    # One row a minute.
+    assert 1 <= strangers["rows"] <= 3
+
+
+# Processes that die
+
+
+def worker_serving(site: Site, connection: socket.socket) -> int:
+    """The process id of the worker at the other end of a connection."""
+    local, remote = (f":{end[1]:04X}" for end in (connection.getsockname(), connection.getpeername()))
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {line[9] for line in lines if line[1].endswith(remote) and line[2].endswith(local)}
+    for pid in site.workers():
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if str(descriptor.readlink()) in {f"socket:[{inode}]" for inode in inodes}:
+                    return pid
+    raise AssertionError("no worker has it")
+
+
+def test_the_site_goes_on_after_a_worker_was_killed_in_the_middle_of_a_request(site: Site, big_file: Path) -> None:
+    path = serve_big_file(site, big_file)
+    site.expect_in_log("was sent SIGKILL")
+    with download(site.port, path) as connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        killed = worker_serving(site, connection)
+        os.kill(killed, signal.SIGKILL)
+        assert [site.get(BOOT).status for _ in range(20)] == [200] * 20
+    until = time.monotonic() + 20
+    while killed in (workers := site.workers()) or len(workers) < 2:
+        assert time.monotonic() < until, site.log
+    assert hashlib.sha256(site.get(path).body).hexdigest() == sha256(big_file)
