@@ -28,6 +28,7 @@ test-fast: $(VENV)/.dev
 	$(PYTEST) -n 2 -m "not e2e"
 
 bench: setup-test
+	@./setup-packages wrk php-fpm
 	$(PYTHON) -m bench
 
 lint: $(VENV)/.dev

@@ -4,6 +4,8 @@ import os
 import socket
 from typing import Any
 
+from machines.boot.redaction import RedactTokens
+
 bind = os.environ.get("RESCUESITE_BIND") or "127.0.0.1:8000"
 wsgi_app = "rescuesite.wsgi:application"
 
@@ -26,6 +28,12 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH1
 
 #: A machine that is switched off in the middle of a download leaves its connection open; drop it after this time.
 _DEAD_PEER_MS = 60_000
+
+
+def on_starting(server: Any) -> None:
+    """gunicorn logs with handlers of its own; what it says of a request must not hold a token either."""
+    for handler in server.log.error_log.handlers:
+        handler.addFilter(RedactTokens())
 
 
 def when_ready(server: Any) -> None:

@@ -21,7 +21,7 @@ class SSHKeyForm(forms.ModelForm[SSHKey]):
 
     def _get_validation_exclusions(self) -> set[str]:
         # The constraint on user and fingerprint is to be checked, although the form does not ask for both.
-        excluded: set[str] = super()._get_validation_exclusions()  # type: ignore[misc] - missing in Django's stubs
+        excluded: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]
         return excluded - {"user", "fingerprint"}
 
 

@@ -52,7 +52,7 @@ def likely_request(machine: Machine) -> dict[str, str]:
             "query": said,
             "user_agent": contact.user_agent,
         }
-    networks = machine.parsed_networks()
+    networks = machine.network_rule
     source = str(networks[0].network_address) if networks else ""
     expected = {name: value for name, value in machine.identity.items() if name != "user_agent"}
     return {

@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, Error, transaction
+from django.db import DatabaseError, Error
 from django.utils import timezone
 
 from machines.boot import script
 from machines.boot.deadline import Deadline, DeadlineExceededError, run_by
 from machines.boot.decide import MachineFacts, Outcome, Reason, decide
+from machines.boot.recorder import recorder
 from machines.boot.request import BootRequest
 from machines.boot.strangers import StrangerBudget
 from machines.models import AuditEntry, LastContact, Machine, Rescue, Sighting
 
 logger = logging.getLogger(__name__)
 budget = StrangerBudget()
+
+_LATE = "the database did not answer in time"
 
 #: How often a decision is made anew because the rescue changed between reading and writing.
 _ATTEMPTS = 5
@@ -46,7 +49,7 @@ class ChangedMeanwhileError(Exception):
 def answer(asked: BootRequest) -> Answer:
     """Decide, record and answer within the boot deadline. Never raises: whatever goes wrong, the disk is booted."""
     deadline = Deadline(settings.RESCUESITE_BOOT_DEADLINE)
-    return _guarded(lambda: run_by(deadline, lambda: _decide_and_record(asked, deadline)))
+    return _guarded(lambda: _decide_and_record(asked, deadline))
 
 
 def unrecorded_answer(asked: BootRequest) -> Answer:
@@ -64,7 +67,7 @@ def _guarded(work: Callable[[], Answer]) -> Answer:
     try:
         return work()
     except (Error, DeadlineExceededError) as error:
-        logger.error("boot request answered without the database: %s", error or "it did not answer in time")
+        logger.error("boot request answered without the database: %s", error or _LATE)
         return _fault(Reason.DATABASE_ERROR)
     except Exception:
         logger.exception("boot request answered after an error of the site")
@@ -96,7 +99,7 @@ def _decide(asked: BootRequest, token: str | None = None) -> Answer:
 
 def _decide_and_record(asked: BootRequest, deadline: Deadline) -> Answer:
     for _ in range(_ATTEMPTS):
-        decided = _decide(asked)
+        decided = run_by(deadline, lambda: _decide(asked))
         try:
             _record(asked, decided, deadline)
         except ChangedMeanwhileError:
@@ -105,20 +108,20 @@ def _decide_and_record(asked: BootRequest, deadline: Deadline) -> Answer:
             if decided.outcome is Outcome.RESCUE:
                 raise
             # A pass-through is right whether or not it can be written down.
-            logger.error("answer %s to %s was not recorded: %s", decided.reason, asked.mac, error)
+            logger.error("answer %s to %s was not recorded: %s", decided.reason, asked.mac, error or _LATE)
         return decided
     raise DatabaseError("the rescue changed each time it was read")
 
 
 def _record(asked: BootRequest, decided: Answer, deadline: Deadline) -> None:
-    if decided.machine is None:
-        _record_stranger(asked, decided.reason)
-    else:
-        with transaction.atomic():
-            _record_known(asked, decided, decided.machine)
-            deadline.check()
-    for reason in budget.unwritten():
-        _record_stranger(None, Reason(reason))
+    machine = decided.machine
+    if machine is not None:
+        recorder.commit(lambda: _record_known(asked, decided, machine), deadline)
+    elif count := budget.spend(decided.reason):
+        _record_strangers(asked, decided.reason, count, deadline)
+    for waiting in budget.unwritten():
+        if count := budget.collect(waiting):
+            _record_strangers(None, Reason(waiting), count, deadline)
 
 
 def _record_known(asked: BootRequest, decided: Answer, machine: Machine) -> None:
@@ -136,23 +139,24 @@ def _record_known(asked: BootRequest, decided: Answer, machine: Machine) -> None
         assert rescue is not None
         if not rescue.use_up(now):
             raise ChangedMeanwhileError
-    if decided.outcome is not Outcome.REFUSED:
+    if machine.believes(asked):
         LastContact.note(machine, asked, now)
     AuditEntry.objects.record_answer("boot", machine=machine, rescue=rescue, at=now, **_columns(asked, decided.reason))
 
 
-def _record_stranger(asked: BootRequest | None, reason: Reason) -> None:
-    count = budget.spend(reason) if asked else budget.collect(reason)
-    if not count:
-        return
-    now = timezone.now()
+def _record_strangers(asked: BootRequest | None, reason: Reason, count: int, deadline: Deadline) -> None:
+    """Count `count` answers for `reason`, of which `asked` is the latest, where it is known."""
+
+    def work() -> None:
+        now = timezone.now()
+        if asked and asked.mac:
+            Sighting.objects.note(asked, now)
+        columns = _columns(asked, reason) if asked else {"reason": reason, "outcome": reason.outcome}
+        AuditEntry.objects.record_stranger("boot", at=now, count=count, **columns)
+
     try:
-        with transaction.atomic():
-            if asked and asked.mac:
-                Sighting.objects.note(asked, now)
-            columns = _columns(asked, reason) if asked else {"reason": reason, "outcome": reason.outcome}
-            AuditEntry.objects.record_stranger("boot", at=now, count=count, **columns)
-    except Error:
+        recorder.commit(work, deadline)
+    except (Error, DeadlineExceededError):
         budget.give_back(reason, count)
         raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation, TooManyFieldsSent
@@ -16,6 +17,7 @@ from machines.boot import answering, script
 from machines.boot.deadline import Deadline, DeadlineExceededError, run_by
 from machines.boot.decide import Reason
 from machines.boot.delivery import base_url, rescue_archive
+from machines.boot.recorder import recorder
 from machines.boot.reports import MAX_BODY, ReportError, read_report
 from machines.boot.request import BootRequest
 from machines.boot.sending import send
@@ -32,6 +34,15 @@ NOT_FOUND = "Not found.\n"
 
 def boot(request: HttpRequest) -> HttpResponse:
     """The boot address: always a valid iPXE script."""
+    try:
+        return _answered(request)
+    except Exception:
+        # The last net: whatever we did wrong, the machine boots its disk.
+        logger.exception("a boot request could not even be read")
+        return _text(script.pass_through(Reason.INTERNAL_ERROR))
+
+
+def _answered(request: HttpRequest) -> HttpResponse:
     asked = BootRequest.parse(
         _as_utf8(request.META.get("QUERY_STRING", "")),
         source=source_of(request),
@@ -52,7 +63,7 @@ def rescue_file(request: HttpRequest, token: str, name: str) -> HttpResponseBase
         return _method_not_allowed("GET, HEAD")
     counts = request.method == "GET" and "Range" not in request.headers
     try:
-        found = run_by(_deadline(), lambda: _find(request, token, name, counts=counts))
+        found = _find(request, token, name, counts=counts)
         response = send(request, found) if isinstance(found, StoredFile) else found
     except (Error, DeadlineExceededError) as error:
         logger.error("a rescue file was not sent: %s", error or _LATE)
@@ -128,17 +139,18 @@ def _pending_migrations() -> bool:
 
 def _find(request: HttpRequest, token: str, name: str, *, counts: bool) -> StoredFile | HttpResponse | None:
     """What to send for `name`, None for nothing; `counts` says whether the request may change anything."""
-    now, source = timezone.now(), source_of(request)
-    rescue = Rescue.objects.of_token(token, now)
-    if rescue is None:
-        return None
-    if objection := rescue.address_objection(source):
-        if counts:
-            rescue.note_refused(name, source, now, objection)
-        return None
-    found = _content(request, rescue, name)
-    if found is not None and counts:
-        rescue.note_sent(name, source, now)
+    deadline, now, source = _deadline(), timezone.now(), source_of(request)
+
+    def look() -> tuple[Rescue | None, Reason | None, StoredFile | HttpResponse | None]:
+        rescue = Rescue.objects.of_token(token, now)
+        objection = rescue.address_objection(source) if rescue else None
+        return rescue, objection, None if objection or not rescue else _content(request, rescue, name)
+
+    rescue, objection, found = run_by(deadline, look)
+    if rescue and counts and objection:
+        recorder.commit(partial(rescue.note_refused, name, source, now, objection), deadline)
+    elif rescue and counts and found is not None:
+        recorder.commit(partial(rescue.note_sent, name, source, now), deadline)
     return found
 
 

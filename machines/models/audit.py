@@ -62,13 +62,9 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         entry = self._entry(action, machine=machine, at=at, **fields)
         like = self.filter(machine_pk=entry.machine_pk, action=action, reason=entry.reason, subject=entry.subject)
         repeated = like.filter(source=entry.source, rescue_pk=entry.rescue_pk, at__gt=at - REPEAT)
-        pk = repeated.order_by("-at").values_list("pk", flat=True).first()
-        if pk is None and self._full(entry):
-            pk = like.order_by("-at").values_list("pk", flat=True).first()
-        if pk is None:
-            entry.save(force_insert=True)
-        else:
-            self._count(self.filter(pk=pk), at)
+        if self._count_latest(repeated, at) or (self._full(entry) and self._count_latest(like, at)):
+            return
+        entry.save(force_insert=True)
 
     def record_stranger(self, action: str, *, at: datetime, count: int = 1, **fields: Any) -> None:
         """Count answers to nobody in particular: one entry for each reason and minute, whoever asked."""
@@ -118,6 +114,11 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
             at__gt=entry.at - timedelta(days=1),
         )
         return today[DAILY_ENTRIES - 1 : DAILY_ENTRIES].exists()
+
+    def _count_latest(self, entries: models.QuerySet[AuditEntry], at: datetime) -> bool:
+        """Count once more the latest of `entries`; False where there is none. One statement."""
+        latest = entries.order_by("-at").values("pk")[:1]
+        return self._count(self.filter(pk=models.Subquery(latest)), at)
 
     def _count(self, entries: models.QuerySet[AuditEntry], at: datetime, by: int = 1) -> bool:
         return models.QuerySet.update(entries, count=F("count") + by, repeated_at=at) > 0

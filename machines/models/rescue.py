@@ -30,6 +30,7 @@ from machines.ssh_keys import PublicKey
 if TYPE_CHECKING:
     from machines.models.ssh_key import SSHKeyQuerySet
 
+MAX_REASON = 500
 #: An image that does not report counts as up this long after all its files have arrived.
 SILENT_START = timedelta(seconds=120)
 
@@ -119,6 +120,8 @@ class RescueOrder:
             raise ValidationError({"expires_at": "A persistent rescue has no end; choose “until” for one that has."})
         if self.expires_at and self.expires_at <= now:
             raise ValidationError({"expires_at": "This time has passed."})
+        if len(self.reason) > MAX_REASON or not self.reason.isprintable():
+            raise ValidationError({"reason": f"Write one line of at most {MAX_REASON} characters."})
 
 
 class RescueQuerySet(models.QuerySet["Rescue"]):
@@ -129,6 +132,14 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
     def active(self, now: datetime | None = None) -> RescueQuerySet:
         """Those that are not ended at `now`."""
         return self.unended().exclude(expires_at__lte=now or timezone.now())
+
+    def with_files(self) -> RescueQuerySet:
+        """With what each boots, in one query more."""
+        return self.prefetch_related(models.Prefetch("files", RescueFile.objects.select_related("stored")))
+
+    def with_standing(self, now: datetime | None = None) -> RescueQuerySet:
+        """Annotate `effective_state`, the state of `Rescue.standing` at `now`."""
+        return self.annotate(effective_state=effective_state(now or timezone.now()))
 
     def standing_as(self, state: str, now: datetime | None = None) -> RescueQuerySet:
         """Those whose `Rescue.standing` at `now` has `state`."""
@@ -145,7 +156,8 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
             self.active(now)
             .filter(token=token)
             .select_related("machine")
-            .prefetch_related("machine__networks", "files__stored")
+            .prefetch_related("machine__networks")
+            .with_files()
             .first()
         )
 
@@ -255,7 +267,7 @@ class Rescue(models.Model):
     version = models.PositiveIntegerField(default=0, editable=False)
     lifetime = models.CharField(max_length=10, choices=Lifetime, default=Lifetime.ONE_BOOT)
     expires_at = models.DateTimeField(null=True, blank=True)
-    reason = models.CharField(max_length=500, blank=True)
+    reason = models.CharField(max_length=MAX_REASON, blank=True)
     enabled_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -395,7 +407,7 @@ class Rescue(models.Model):
     def address_objection(self, source: IPAddress | None) -> Reason | None:
         """Why its files are not for `source`: outside the listed networks, or not the address that got the script."""
         own = parse_ip(self.served_to) if self.served_to else None
-        return address_objection(source, self.machine.parsed_networks(), own=own)
+        return address_objection(source, self.machine.network_rule, own=own)
 
     # Changing
 
@@ -453,9 +465,10 @@ class Rescue(models.Model):
         if self.state != self.State.BOOTING or not self.ready_at:
             return Heard.TOO_EARLY
         with transaction.atomic():
+            address = report.address or source
             told = {
                 "boot_id": report.boot_id,
-                "address": str(report.address) if report.address else None,
+                "address": str(address) if address else None,
                 "hostname": report.hostname,
                 "host_keys": list(report.host_keys),
             }

@@ -62,6 +62,14 @@ def body(response: HttpResponseBase) -> bytes:
     return response.content  # type: ignore[attr-defined,no-any-return]
 
 
+def head(client: Client, rescue: Rescue, name: str, **meta: Any) -> HttpResponseBase:
+    """Ask for a file's headers; what the site opened is closed, as a server would."""
+    response: HttpResponseBase = client.head(f"/boot/{rescue.token}/{name}", **meta)
+    for close in response._resource_closers:  # type: ignore[attr-defined]
+        close()
+    return response
+
+
 def report(client: Client, rescue: Rescue, *, source: str = "127.0.0.1", **fields: Any) -> HttpResponseBase:
     """What the rescue system posts when it is up."""
     return client.post(f"/boot/{rescue.token}/up", {"boot_id": "b-1", **fields}, REMOTE_ADDR=source)

@@ -313,7 +313,7 @@ def test_a_machine_is_found_by_name_mac_address_and_serial(
 ) -> None:
     Machine.objects.filter(pk=machine.pk).update(identity={"uuid": "4c4c-42"})
     Machine.objects.filter(pk=add_machine(1).pk).update(identity={})
-    Client().get("/boot", {"mac": MAC, "serial": "CZ1234", "ip": "10.9.8.7"})
+    Client().get("/boot", {"mac": MAC, "serial": "CZ1234", "uuid": "4c4c-42"})
     found = admin_client.get("/admin/machines/machine/", {"q": term}).context["cl"].queryset
     assert machine in found
 

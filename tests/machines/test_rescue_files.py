@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import logging
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,7 @@ from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 
 from machines.boot.sending import _CHUNK
-from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage
-from machines.models.audit import DAILY_ENTRIES
+from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage, audit
 from machines.models.rescue import RescueOrder
 from tests.conftest import MAC
 from tests.machines.support import (
@@ -27,6 +26,7 @@ from tests.machines.support import (
     enable,
     everything,
     fetch,
+    head,
     noon,
     stored,
 )
@@ -216,25 +216,22 @@ def test_a_range_changes_nothing(client: Client, rescue: Rescue, name: str) -> N
 
 @pytest.mark.parametrize("name", ["kernel", "ready", "rescue.cpio"])
 def test_head_has_the_headers_of_get(client: Client, rescue: Rescue, name: str) -> None:
-    head = client.head(f"/boot/{rescue.token}/{name}")
-    head.close()
-    get = fetch(client, rescue, name)
-    assert head.headers == get.headers
-    assert head.headers["Content-Length"] == str(len(body(get)))
-    assert body(head) == b""
+    asked, got = head(client, rescue, name), fetch(client, rescue, name)
+    assert asked.headers == got.headers
+    assert asked.headers["Content-Length"] == str(len(body(got)))
+    assert body(asked) == b""
 
 
 @pytest.mark.parametrize("name", ["kernel", "ready", "rescue.cpio"])
 def test_head_changes_nothing(client: Client, rescue: Rescue, name: str) -> None:
     before = everything()
-    client.head(f"/boot/{rescue.token}/{name}").close()
+    head(client, rescue, name)
     assert everything() == before
 
 
 def test_head_tells_of_the_whole_file_though_it_names_a_range(client: Client, rescue: Rescue) -> None:
-    response = client.head(f"/boot/{rescue.token}/kernel", HTTP_RANGE="bytes=0-3")
-    response.close()
-    assert (response.status_code, response["Content-Length"]) == (200, "12")
+    response = head(client, rescue, "kernel", HTTP_RANGE="bytes=0-3")
+    assert (response.status_code, response.headers["Content-Length"]) == (200, "12")
 
 
 # For nobody else
@@ -287,11 +284,14 @@ def test_a_file_asked_for_from_outside_leaves_an_entry(client: Client, machine: 
     assert (entry.outcome, entry.reason) == ("refused", "address_not_allowed")
 
 
-def test_entries_of_refused_files_are_capped_whatever_names_are_asked_for(client: Client, rescue: Rescue) -> None:
+def test_entries_of_refused_files_are_capped_whatever_names_are_asked_for(
+    client: Client, rescue: Rescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "DAILY_ENTRIES", 5)
     with at(noon()):
-        for number in range(DAILY_ENTRIES + 20):
+        for number in range(20):
             fetch(client, rescue, f"name-{number}", source="192.0.2.9")
-    assert AuditEntry.objects.filter(action="file_refused").count() <= DAILY_ENTRIES
+    assert AuditEntry.objects.filter(action="file_refused").count() <= 5
 
 
 def test_ready_from_outside_changes_no_state(client: Client, rescue: Rescue) -> None:
@@ -432,7 +432,8 @@ def test_a_setting_without_a_value_is_an_empty_line(client: Client, rescue: Resc
 def test_a_setting_is_one_line_whatever_it_holds(
     client: Client, machine: Machine, image: RescueImage, tmp_path: Path
 ) -> None:
-    rescue = enable(machine, reason="one\ntwo\r\x1b[31m ’ä")
+    rescue = enable(machine)
+    Rescue.objects.update(reason="one\ntwo\r\x1b[31m ’ä")
     ask(client)
     assert unpacked(client, rescue, tmp_path)["etc/rescuesite/reason"] == "one\ufffdtwo\ufffd\ufffd[31m ’ä\n"
 
@@ -538,9 +539,41 @@ def test_ready_after_up_changes_nothing_of_the_rescue(client: Client, machine: M
     assert Rescue.objects.values().get() == before
 
 
-def test_an_unread_file_is_closed(client: Client, rescue: Rescue) -> None:
-    response = fetch(client, rescue, "kernel")
-    opened = response.file_to_stream  # type: ignore[attr-defined]
-    response.close()
-    assert isinstance(opened, io.BufferedReader)
-    assert opened.closed
+# Secrets
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "source"),
+    [
+        ("get", "kernel", "192.0.2.9"),
+        ("get", "nothing", "127.0.0.1"),
+        ("get", "up", "127.0.0.1"),
+        ("put", "kernel", "127.0.0.1"),
+        ("post", "up", "127.0.0.1"),
+    ],
+)
+def test_a_live_token_is_never_logged(
+    client: Client, rescue: Rescue, caplog: pytest.LogCaptureFixture, method: str, name: str, source: str
+) -> None:
+    caplog.set_level(logging.DEBUG, "django.request")
+    response = getattr(client, method)(f"/boot/{rescue.token}/{name}", REMOTE_ADDR=source)
+    assert response.status_code >= 400
+    [handler] = [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler]
+    logged = [handler.format(record) for record in caplog.records if handler.filter(record)]
+    assert rescue.token
+    assert rescue.token not in "\n".join(logged)
+
+
+def test_a_live_token_is_not_logged_with_an_error_of_the_site(
+    client: Client, rescue: Rescue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Rescue.objects, "of_token", failing)
+    client.raise_request_exception = False
+    assert fetch(client, rescue, "kernel").status_code == 500
+    [handler] = [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler]
+    logged = [handler.format(record) for record in caplog.records if handler.filter(record)]
+    assert rescue.token
+    assert rescue.token not in "\n".join(logged)

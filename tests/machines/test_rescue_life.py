@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from machines.boot.answering import preview
 from machines.boot.request import BootRequest
-from machines.models import Actor, AuditEntry, Machine, MACAddress, Rescue, RescueImage
+from machines.models import Actor, AuditEntry, MACAddress, Machine, Rescue, RescueImage
 from machines.models.rescue import NoActiveRescueError, NoUsableImageError, RescueActiveError, RescueOrder
 from machines.representation import rescue_json
 from tests.conftest import MAC
@@ -156,6 +156,8 @@ def test_an_image_that_lost_a_file_cannot_be_enabled(machine: Machine, db: None)
         ({"lifetime": "until", "expires_at": noon()}, ["expires_at"]),
         ({"expires_at": noon(hours=-1)}, ["expires_at"]),
         ({"reason": "x" * 501}, ["reason"]),
+        ({"reason": "one\ntwo"}, ["reason"]),
+        ({"reason": "\0"}, ["reason"]),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_refused_at_its_field(
@@ -257,6 +259,15 @@ def test_a_report_in_json_says_the_same(client: Client, machine: Machine, report
     assert found.host_keys == [HOST_KEY, OTHER_KEY]
 
 
+def test_a_report_that_names_no_address_comes_from_its_own(
+    client: Client, machine: Machine, reporting: RescueImage
+) -> None:
+    rescue = enable(machine)
+    boot_to_ready(client, rescue)
+    report(client, rescue)
+    assert stored(rescue).address == "127.0.0.1"
+
+
 def test_several_host_keys_in_one_form_field_are_read_line_by_line(
     client: Client, machine: Machine, reporting: RescueImage
 ) -> None:
@@ -281,7 +292,7 @@ def test_what_a_report_says_is_bounded_and_printable(client: Client, machine: Ma
     boot_to_ready(client, rescue)
     report(client, rescue, boot_id="b" * 500, hostname="\x1b[31m" + "h" * 500, address="<script>")
     found = stored(rescue)
-    assert (len(found.boot_id), len(found.hostname), found.address) == (64, 253, None)
+    assert (len(found.boot_id), len(found.hostname), found.address) == (64, 253, "127.0.0.1")
     assert found.hostname.isprintable()
 
 
@@ -323,7 +334,7 @@ def test_a_report_of_any_shape_gets_a_plain_answer(
     assert response.status_code == status
 
 
-@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["boot_id", "address", "hostname", "host_keys", "x"]),
@@ -842,7 +853,7 @@ def test_a_preview_shows_the_script_without_its_token_and_changes_nothing(machin
     asked = BootRequest.parse(f"mac={MAC}", source=None)
     shown = preview(asked)
     assert shown.reason == "address_not_allowed"
-    shown = preview(BootRequest(MAC, MAC, None, machine.parsed_networks()[0].network_address))
+    shown = preview(BootRequest(MAC, MAC, None, machine.network_rule[0].network_address))
     assert (shown.outcome, shown.reason) == ("rescue", "rescue_armed")
     assert "/boot/<token>/kernel" in shown.script
     assert rescue.token
@@ -870,7 +881,7 @@ def test_the_state_in_sql_is_the_state_on_reading(
     machine: Machine,
     image: RescueImage,
     state: str,
-    reports: bool,  # noqa: FBT001
+    reports: bool,
     expires_at: datetime | None,
     served_at: datetime | None,
     ready_at: datetime | None,

@@ -1,0 +1,1 @@
+"""ROMs for network cards. For now the script that one embeds: embedded/boot.ipxe."""
