@@ -6,7 +6,6 @@ OpenSSH's PROTOCOL.u2f.
 """
 
 import base64
-import binascii
 import hashlib
 from dataclasses import dataclass
 
@@ -56,7 +55,7 @@ class PublicKey:
         encoded, _, comment = rest.strip().partition(" ")
         try:
             blob = base64.b64decode(encoded, validate=True)
-        except binascii.Error:
+        except ValueError:
             raise KeyFormatError("The key is damaged: its second word is not base64.") from None
         key = cls(kind, blob, "".join(c for c in comment.strip() if c.isprintable())[:_MAX_COMMENT])
         key._check()

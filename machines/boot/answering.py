@@ -14,7 +14,7 @@ from django.utils import timezone
 from machines.boot import script
 from machines.boot.deadline import Deadline, DeadlineExceededError, run_by
 from machines.boot.decide import MachineFacts, Outcome, Reason, decide
-from machines.boot.recorder import recorder
+from machines.boot.recorder import STRANGERS, recorder
 from machines.boot.request import BootRequest
 from machines.boot.strangers import StrangerBudget
 from machines.models import AuditEntry, LastContact, Machine, Rescue, Sighting
@@ -22,7 +22,7 @@ from machines.models import AuditEntry, LastContact, Machine, Rescue, Sighting
 logger = logging.getLogger(__name__)
 budget = StrangerBudget()
 
-_LATE = "the database did not answer in time"
+LATE = "the database did not answer in time"
 
 #: How often a decision is made anew because the rescue changed between reading and writing.
 _ATTEMPTS = 5
@@ -67,7 +67,7 @@ def _guarded(work: Callable[[], Answer]) -> Answer:
     try:
         return work()
     except (Error, DeadlineExceededError) as error:
-        logger.error("boot request answered without the database: %s", error or _LATE)
+        logger.error("boot request answered without the database: %s", str(error) or LATE)
         return _fault(Reason.DATABASE_ERROR)
     except Exception:
         logger.exception("boot request answered after an error of the site")
@@ -98,30 +98,61 @@ def _decide(asked: BootRequest, token: str | None = None) -> Answer:
 
 
 def _decide_and_record(asked: BootRequest, deadline: Deadline) -> Answer:
-    for _ in range(_ATTEMPTS):
-        decided = run_by(deadline, lambda: _decide(asked))
-        try:
-            _record(asked, decided, deadline)
-        except ChangedMeanwhileError:
-            continue
-        except (Error, DeadlineExceededError) as error:
-            if decided.outcome is Outcome.RESCUE:
-                raise
-            # A pass-through is right whether or not it can be written down.
-            logger.error("answer %s to %s was not recorded: %s", decided.reason, asked.mac, error or _LATE)
+    decided = run_by(deadline, lambda: _decide(asked))
+    try:
+        decided = _record(asked, decided, deadline)
+    except (Error, DeadlineExceededError) as error:
+        if decided.outcome is Outcome.RESCUE:
+            raise
+        # A pass-through is right whether or not it can be written down.
+        logger.error("answer %s to %s was not recorded: %s", decided.reason, asked.mac, str(error) or LATE)
+    _record_unwritten(deadline)
+    return decided
+
+
+def _record(asked: BootRequest, decided: Answer, deadline: Deadline) -> Answer:
+    """Write down what was decided; returns it, or what was decided instead because the rescue had changed."""
+    machine = decided.machine
+    if machine is None:
+        if count := budget.spend(decided.reason):
+            _record_strangers(asked, decided.reason, count, deadline)
         return decided
+    try:
+        recorder.commit(lambda: _record_known(asked, decided, machine), deadline, order=machine.pk)
+    except ChangedMeanwhileError:
+        return _decide_in_turn(asked, machine, deadline)
+    return decided
+
+
+def _decide_in_turn(asked: BootRequest, machine: Machine, deadline: Deadline) -> Answer:
+    """Decide and record while holding the machine's row: of its cards that ask at once, one goes after the other."""
+    decided: list[Answer] = []
+
+    def work() -> None:
+        if not Machine.objects.lock(machine):
+            raise ChangedMeanwhileError
+        decided.append(_decide(asked))
+        if (found := decided[-1].machine) is not None:
+            _record_known(asked, decided[-1], found)
+
+    for _ in range(_ATTEMPTS):
+        try:
+            recorder.commit(work, deadline, order=machine.pk)
+        except ChangedMeanwhileError:
+            # Staff do not hold the machine's row.
+            continue
+        return decided[-1]
     raise DatabaseError("the rescue changed each time it was read")
 
 
-def _record(asked: BootRequest, decided: Answer, deadline: Deadline) -> None:
-    machine = decided.machine
-    if machine is not None:
-        recorder.commit(lambda: _record_known(asked, decided, machine), deadline)
-    elif count := budget.spend(decided.reason):
-        _record_strangers(asked, decided.reason, count, deadline)
+def _record_unwritten(deadline: Deadline) -> None:
+    """Count what could not be written earlier; whoever asked now does not depend on it."""
     for waiting in budget.unwritten():
-        if count := budget.collect(waiting):
-            _record_strangers(None, Reason(waiting), count, deadline)
+        try:
+            if count := budget.collect(waiting):
+                _record_strangers(None, Reason(waiting), count, deadline)
+        except (Error, DeadlineExceededError) as error:
+            logger.error("%s answers were not counted: %s", waiting, str(error) or LATE)
 
 
 def _record_known(asked: BootRequest, decided: Answer, machine: Machine) -> None:
@@ -155,7 +186,7 @@ def _record_strangers(asked: BootRequest | None, reason: Reason, count: int, dea
         AuditEntry.objects.record_stranger("boot", at=now, count=count, **columns)
 
     try:
-        recorder.commit(work, deadline)
+        recorder.commit(work, deadline, order=STRANGERS)
     except (Error, DeadlineExceededError):
         budget.give_back(reason, count)
         raise

@@ -50,6 +50,9 @@ def run_by(deadline: Deadline, work: Callable[[], Result]) -> Result:
     try:
         return future.result(deadline.remaining())
     except FutureTimeoutError:
+        if future.done():
+            # The work's own; or it was done at the last moment.
+            return future.result()
         future.cancel()
         raise DeadlineExceededError from None
 

@@ -8,6 +8,7 @@ other; so they hand their writing to this thread, which commits what has come in
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import threading
@@ -22,14 +23,18 @@ logger = logging.getLogger(__name__)
 
 #: So many pieces of work are committed together at most: others want the write lock as well.
 MAX_BATCH = 50
+#: The order of work on the rows that all strangers share: after every machine's.
+STRANGERS = math.inf
 
 
 @dataclass
 class _Job:
     work: Callable[[], object]
     deadline: Deadline
+    order: float
     done: threading.Event = field(default_factory=threading.Event)
-    error: Exception | None = None
+    #: What became of it; until it is committed, that it was not done in time.
+    error: Exception | None = field(default_factory=DeadlineExceededError)
 
 
 class Recorder:
@@ -41,17 +46,19 @@ class Recorder:
         self._pid: int | None = None
         self._starting = threading.Lock()
 
-    def commit(self, work: Callable[[], object], deadline: Deadline) -> None:
+    def commit(self, work: Callable[[], object], deadline: Deadline, *, order: float) -> None:
         """Return once what `work` writes is committed. Raises what it raises, or DeadlineExceededError.
 
-        Work whose deadline passes before it is its turn is not done at all; `work` may run in any thread.
+        Work whose deadline passes before it is its turn is not done at all; `work` may run in any thread. `order` is
+        the primary key of the machine whose row it holds, or STRANGERS: work that is committed together takes its
+        locks in this order, as other processes do.
         """
         if deadline.remaining() is None:
             with transaction.atomic():
                 work()
             return
         self._start()
-        job = _Job(work, deadline)
+        job = _Job(work, deadline, order)
         self._jobs.put(job)
         if not job.done.wait(deadline.remaining()):
             raise DeadlineExceededError
@@ -79,7 +86,7 @@ class Recorder:
         while jobs := _next_batch(waiting):
             try:
                 close_old_connections()
-                _commit_together([job for job in jobs if job.deadline.remaining()])
+                _commit_together(sorted((job for job in jobs if job.deadline.remaining()), key=lambda job: job.order))
                 close_old_connections()
             except Exception:
                 logger.exception("the boot face's writer goes on after an error")
@@ -102,20 +109,20 @@ def _next_batch(waiting: queue.SimpleQueue[_Job | None]) -> list[_Job]:
 
 def _commit_together(jobs: list[_Job]) -> None:
     """Each job in a savepoint, all in one transaction: an error of one is its own, one of the commit everybody's."""
+    failed: dict[int, Exception] = {}
     try:
         with transaction.atomic():
-            for job in jobs:
+            for n, job in enumerate(jobs):
                 try:
-                    with transaction.atomic(savepoint=len(jobs) > 1):
+                    with transaction.atomic():
                         job.work()
                         job.deadline.check()
                 except Exception as error:
-                    job.error = error
-                    if len(jobs) == 1:
-                        raise
+                    failed[n] = error
     except Exception as error:
-        for job in jobs:
-            job.error = job.error or error
+        failed = {n: failed.get(n, error) for n in range(len(jobs))}
+    for n, job in enumerate(jobs):
+        job.error = failed.get(n)
 
 
 recorder = Recorder()

@@ -45,7 +45,7 @@ class BootRequest:
         values = _pairs(query)
         raw_mac = values.pop("mac", "")
         claimed = values.pop("ip", "")
-        params = {name: values.pop(name) for name in UNDERSTOOD if values.get(name)}
+        params = {name: value for name in UNDERSTOOD if (value := values.pop(name, ""))}
         return cls(
             mac=_mac_or_none(raw_mac),
             raw_mac=raw_mac,

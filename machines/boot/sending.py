@@ -24,7 +24,7 @@ def send(request: HttpRequest, stored: StoredFile) -> HttpResponseBase:
         response["X-Accel-Redirect"] = f"{settings.RESCUESITE_ACCEL_PREFIX.rstrip('/')}/{stored.relative_path}"
         return _described(response, stored)
     try:
-        part = _asked_part(request.headers.get("Range", ""), stored.size)
+        part = _asked_part(_range(request, stored), stored.size)
     except RangeError:
         response = HttpResponse(status=416)
         response["Content-Range"] = f"bytes */{stored.size}"
@@ -40,10 +40,20 @@ def send(request: HttpRequest, stored: StoredFile) -> HttpResponseBase:
     return _described(response, stored)
 
 
+def _range(request: HttpRequest, stored: StoredFile) -> str:
+    """The request's Range header, where it counts: in a GET, and for this version of the file."""
+    wanted = request.headers.get("If-Range", _etag(stored))
+    return request.headers.get("Range", "") if request.method == "GET" and wanted == _etag(stored) else ""
+
+
+def _etag(stored: StoredFile) -> str:
+    return f'"{stored.sha256}"'
+
+
 def _described(response: HttpResponseBase, stored: StoredFile) -> HttpResponseBase:
     if "X-Accel-Redirect" not in response:
         response["Accept-Ranges"] = "bytes"
-        response["ETag"] = f'"{stored.sha256}"'
+        response["ETag"] = _etag(stored)
     response["Content-Type"] = "application/octet-stream"
     response["Cache-Control"] = "no-store"
     return response

@@ -26,7 +26,6 @@ from machines.models import Rescue, StoredFile
 from machines.models.rescue import Heard, UpReport
 
 logger = logging.getLogger(__name__)
-_LATE = "the database did not answer in time"
 
 #: The one answer to whatever names no file of an active rescue: nobody learns from it which tokens exist.
 NOT_FOUND = "Not found.\n"
@@ -66,7 +65,7 @@ def rescue_file(request: HttpRequest, token: str, name: str) -> HttpResponseBase
         found = _find(request, token, name, counts=counts)
         response = send(request, found) if isinstance(found, StoredFile) else found
     except (Error, DeadlineExceededError) as error:
-        logger.error("a rescue file was not sent: %s", error or _LATE)
+        logger.error("a rescue file was not sent: %s", str(error) or answering.LATE)
         return _text("The site cannot read its database.\n", status=503)
     except OSError as error:
         logger.error("a rescue file cannot be read: %s", error)
@@ -148,9 +147,9 @@ def _find(request: HttpRequest, token: str, name: str, *, counts: bool) -> Store
 
     rescue, objection, found = run_by(deadline, look)
     if rescue and counts and objection:
-        recorder.commit(partial(rescue.note_refused, name, source, now, objection), deadline)
+        recorder.commit(partial(rescue.note_refused, name, source, now, objection), deadline, order=rescue.machine_id)
     elif rescue and counts and found is not None:
-        recorder.commit(partial(rescue.note_sent, name, source, now), deadline)
+        recorder.commit(partial(rescue.note_sent, name, source, now), deadline, order=rescue.machine_id)
     return found
 
 
@@ -178,7 +177,7 @@ def _up(request: HttpRequest, token: str) -> HttpResponse:
     try:
         heard = run_by(_deadline(), lambda: _hear(token, report, source_of(request)))
     except (Error, DeadlineExceededError) as error:
-        logger.error("a report was not heard: %s", error or _LATE)
+        logger.error("a report was not heard: %s", str(error) or answering.LATE)
         return _text("The site cannot read its database; report again.\n", status=503)
     return _heard(heard)
 

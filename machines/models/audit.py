@@ -60,8 +60,14 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         Call it in a transaction that holds the machine's row, so that like answers at one moment find each other.
         """
         entry = self._entry(action, machine=machine, at=at, **fields)
-        like = self.filter(machine_pk=entry.machine_pk, action=action, reason=entry.reason, subject=entry.subject)
-        repeated = like.filter(source=entry.source, rescue_pk=entry.rescue_pk, at__gt=at - REPEAT)
+        like = self.filter(
+            machine_pk=entry.machine_pk,
+            rescue_pk=entry.rescue_pk,
+            action=action,
+            reason=entry.reason,
+            subject=entry.subject,
+        )
+        repeated = like.filter(source=entry.source, at__gt=at - REPEAT)
         if self._count_latest(repeated, at) or (self._full(entry) and self._count_latest(like, at)):
             return
         entry.save(force_insert=True)
@@ -168,6 +174,11 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M:%S} {self.action} {self.machine or self.mac}".rstrip()
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise AuditIsAppendOnlyError
+        super().save(*args, **kwargs)
 
     def delete(self, *args: Any, **kwargs: Any) -> Never:
         raise AuditIsAppendOnlyError

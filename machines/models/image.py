@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -52,7 +53,10 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
                 stored.path.parent.mkdir(mode=0o700, exist_ok=True)
                 Path(draft).replace(stored.path)
                 _sync_directory(stored.path.parent)
-                return self.get_or_create(sha256=stored.sha256, defaults={"size": size})[0]
+                # Young again: it is about to be named by an image.
+                return self.update_or_create(
+                    sha256=stored.sha256, defaults={"size": size, "created_at": timezone.now()}
+                )[0]
         finally:
             Path(draft).unlink(missing_ok=True)
 
@@ -73,6 +77,18 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
                     continue
                 stored.path.unlink(missing_ok=True)
             removed += 1
+        return removed + self._discard_strays(older_than)
+
+    def _discard_strays(self, older_than: timedelta) -> int:
+        """Remove files that have no row: their upload was rolled back, or its process died."""
+        before = time.time() - older_than.total_seconds()
+        folder = Path(settings.RESCUESITE_DATA_DIR)
+        removed = 0
+        for path in [*folder.glob("files/??/*"), *folder.glob("tmp/*")]:
+            with _files_locked():
+                if path.stat().st_mtime < before and not self.filter(sha256=path.name).exists():
+                    path.unlink()
+                    removed += 1
         return removed
 
 
@@ -97,7 +113,7 @@ class StoredFile(models.Model):
 
     sha256 = models.CharField("SHA-256", max_length=64, unique=True)
     size = models.PositiveBigIntegerField(help_text="in bytes")
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(default=timezone.now)
 
     objects = StoredFileQuerySet.as_manager()
 
@@ -195,10 +211,8 @@ class RescueImage(models.Model):
         except script.UnsafeLineError as error:
             errors["command_line"] = f"The command line {error}."
         self.chain_script = self.chain_script.replace("\r\n", "\n")
-        if self.chain_script and self.chain_script.split(maxsplit=1)[0] != "#!ipxe":
-            errors["chain_script"] = "An iPXE script begins with a line “#!ipxe”."
-        elif self.chain_script and not self.chain_script.startswith("#!ipxe"):
-            errors["chain_script"] = "“#!ipxe” must be the very first characters of the script."
+        if self.chain_script and self.chain_script.partition("\n")[0].rstrip() != "#!ipxe":
+            errors["chain_script"] = "An iPXE script begins with a line “#!ipxe”, without anything before it."
         if errors:
             raise ValidationError(errors)
 
@@ -224,7 +238,8 @@ class RescueImage(models.Model):
         A kernel replaces the earlier one, as does a further file of the same name; an initrd comes after those that
         there are. Raises ValidationError for a name that cannot be served.
         """
-        position = self.files.count()
+        last = self.files.aggregate(last=models.Max("position"))["last"]
+        position = 0 if last is None else last + 1
         if kind == ImageFile.Kind.KERNEL:
             name = script.KERNEL
         elif kind == ImageFile.Kind.INITRD:

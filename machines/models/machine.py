@@ -75,8 +75,8 @@ class MachineQuerySet(models.QuerySet["Machine"]):
     def asking_as(self, mac: str) -> Machine | None:
         """The machine that `mac` belongs to, with its networks; one query."""
         # A row for each network, so that one query does.
-        found = self.filter(macs__address=mac).annotate(network=F("networks__network")).order_by("networks__pk")
-        rows = [(machine, machine.network) for machine in found]
+        asked = self.filter(macs__address=mac).order_by("networks__pk")
+        rows = [(machine, machine.network) for machine in asked.annotate(network=F("networks__network"))]
         if not rows:
             return None
         machine = rows[0][0]
@@ -98,7 +98,15 @@ class MachineQuerySet(models.QuerySet["Machine"]):
 
         SQLite's transactions hold the whole database from their beginning.
         """
-        return self.select_for_update().filter(pk=machine.pk).values_list("pk").first() is not None
+        # Not the key: a new rescue of the machine, which refers to it, need not wait.
+        held = self.select_for_update(no_key=True).filter(pk=machine.pk)
+        return held.order_by().values_list("pk").first() is not None
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        """Holds the machines first, as their requests do, then what hangs on them."""
+        with transaction.atomic():
+            list(self.select_for_update(of=("self",)).order_by("pk").values_list("pk"))
+            return super().delete()
 
 
 class Machine(models.Model):
@@ -146,6 +154,12 @@ class Machine(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        """Holds the machine first, as its requests do, then what hangs on it."""
+        with transaction.atomic():
+            Machine.objects.lock(self)
+            return super().delete(*args, **kwargs)
 
     @property
     def is_unverified(self) -> bool:

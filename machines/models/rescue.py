@@ -101,6 +101,12 @@ class Standing:
         return self.state == Rescue.State.ENDED
 
 
+def check_reason(reason: str) -> None:
+    """Raise ValidationError for a reason that is no single line, or too long to keep."""
+    if len(reason) > MAX_REASON or not reason.isprintable():
+        raise ValidationError({"reason": f"Write one line of at most {MAX_REASON} characters."})
+
+
 @dataclass(frozen=True)
 class RescueOrder:
     """What staff choose when they enable a rescue."""
@@ -120,8 +126,7 @@ class RescueOrder:
             raise ValidationError({"expires_at": "A persistent rescue has no end; choose “until” for one that has."})
         if self.expires_at and self.expires_at <= now:
             raise ValidationError({"expires_at": "This time has passed."})
-        if len(self.reason) > MAX_REASON or not self.reason.isprintable():
-            raise ValidationError({"reason": f"Write one line of at most {MAX_REASON} characters."})
+        check_reason(self.reason)
 
 
 class RescueQuerySet(models.QuerySet["Rescue"]):
@@ -169,6 +174,7 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
         now = timezone.now()
         order.check(now)
         with transaction.atomic():
+            Machine.objects.lock(machine)
             image = self._usable_image(order.image or machine.image or RescueImage.objects.default())
             earlier = machine.rescues.unended().first()
             if earlier and not (earlier.standing(now).is_ended and earlier.expire(now)):
@@ -340,7 +346,8 @@ class Rescue(models.Model):
         if self.state == self.State.ENDED:
             return Standing(self.state, self.up_at, self.ended_at, self.end_cause)
         up_at = self.up_at
-        if silent_since := self._silently_up(now):
+        # An end that came first came for good.
+        if silent_since := self._silently_up(min(now, self.expires_at or now)):
             up_at = silent_since
         if self.expires_at and self.expires_at <= now:
             return Standing(self.State.ENDED, up_at, self.expires_at, self.EndCause.EXPIRED)
@@ -441,8 +448,12 @@ class Rescue(models.Model):
 
     def note_refused(self, name: str, source: IPAddress | None, now: datetime, reason: Reason) -> None:
         """Somebody who may not has asked for the file `name`."""
+        known = {script.READY, script.UP, script.ARCHIVE, script.CHAIN, *(file.name for file in self.files.all())}
         with transaction.atomic():
-            self._record_file("file_refused", name, source, now, outcome=reason.outcome, reason=reason)
+            if Machine.objects.lock(self.machine):
+                # Names that nobody gave a file would be as many entries.
+                subject = name if name in known else "another name"
+                self._record_file("file_refused", subject, source, now, outcome=reason.outcome, reason=reason)
 
     def _record_file(self, action: str, name: str, source: IPAddress | None, now: datetime, **fields: Any) -> None:
         AuditEntry.objects.record_answer(
@@ -457,14 +468,16 @@ class Rescue(models.Model):
 
     def hear(self, report: UpReport, now: datetime, source: IPAddress | None) -> Heard:
         """The rescue system says that it is up; the first report after all files arrived moves the rescue to up."""
-        if self.state == self.State.UP:
-            if report.boot_id == self.boot_id:
-                return Heard.AGAIN
-            self._record_report("up_refused", report, now, source, reason="another boot_id while up")
-            return Heard.OTHER_BOOT
-        if self.state != self.State.BOOTING or not self.ready_at:
+        if self.state == self.State.UP and report.boot_id == self.boot_id:
+            return Heard.AGAIN
+        if self.state != self.State.UP and not (self.state == self.State.BOOTING and self.ready_at):
             return Heard.TOO_EARLY
         with transaction.atomic():
+            if not Machine.objects.lock(self.machine):
+                return Heard.CHANGED_MEANWHILE
+            if self.state == self.State.UP:
+                self._record_report("up_refused", report, now, source, reason="another boot_id while up")
+                return Heard.OTHER_BOOT
             address = report.address or source
             told = {
                 "boot_id": report.boot_id,
@@ -506,7 +519,8 @@ class Rescue(models.Model):
         return self._end(self.expires_at, self.EndCause.EXPIRED, noticed_at=now)
 
     def disable(self, actor: Actor, reason: str = "") -> None:
-        """End this rescue. Raises NoActiveRescueError where it has ended already."""
+        """End this rescue. Raises NoActiveRescueError where it has ended already, ValidationError for a bad reason."""
+        check_reason(reason)
         with transaction.atomic():
             while True:
                 now = timezone.now()
