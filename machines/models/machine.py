@@ -75,8 +75,8 @@ class MachineQuerySet(models.QuerySet["Machine"]):
     def asking_as(self, mac: str) -> Machine | None:
         """The machine that `mac` belongs to, with its networks; one query."""
         # A row for each network, so that one query does.
-        asked = self.filter(macs__address=mac).order_by("networks__pk")
-        rows = [(machine, machine.network) for machine in asked.annotate(network=F("networks__network"))]
+        found = self.filter(macs__address=mac).annotate(network=F("networks__network")).order_by("networks__pk")
+        rows = [(machine, vars(machine)["network"]) for machine in found]
         if not rows:
             return None
         machine = rows[0][0]
