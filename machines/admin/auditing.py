@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.db import models, transaction
 from django.http import HttpRequest
 
-from machines.boot.views import source_of
+from machines.boot.http import source_of
 from machines.models import Actor, AuditEntry, Machine
 
 

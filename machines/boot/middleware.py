@@ -5,7 +5,7 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import Resolver404, resolve
 
-from machines.boot import views
+from machines.boot.http import not_found
 
 _URLS = "machines.boot.urls"
 
@@ -21,7 +21,7 @@ class BootFaceMiddleware:
             match = resolve(request.path_info, urlconf=_URLS)
         except Resolver404:
             if request.path_info.startswith("/boot/"):
-                return views.not_found()
+                return not_found()
             return self._get_response(request)
         response: HttpResponseBase = match.func(request, *match.args, **match.kwargs)
         if request.method == "HEAD" and not response.streaming and isinstance(response, HttpResponse):

@@ -2,13 +2,16 @@
 
 from django.urls import path, re_path
 
-from machines.boot import views
+from machines.boot import rescue_views, script, views
+
+_RESCUE = "boot/(?P<token>[A-Za-z0-9_-]{1,64})"
 
 urlpatterns = [
     path("boot", views.boot),
     path("boot/", views.boot),
     path("rescue.php", views.boot),
-    re_path(r"^boot/(?P<token>[A-Za-z0-9_-]{1,64})/(?P<name>[A-Za-z0-9._-]{1,100})$", views.rescue_file),
+    re_path(rf"^{_RESCUE}/{script.UP}$", rescue_views.report_up),
+    re_path(rf"^{_RESCUE}/(?P<name>[A-Za-z0-9._-]{{1,100}})$", rescue_views.rescue_file),
     path("healthz", views.healthz),
     path("readyz", views.readyz),
 ]

@@ -433,9 +433,13 @@ class Rescue(models.Model):
             changes |= {"ready_at": None, "up_at": None, **_NOT_UP}
         return self._change(state=self.State.BOOTING, **changes)
 
+    def arrives_with(self, name: str) -> bool:
+        """Whether `name` is what a machine asks for last: then all files have arrived."""
+        return name == (script.CHAIN if self.chain_script else script.READY)
+
     def note_sent(self, name: str, source: IPAddress | None, now: datetime) -> None:
         """The file `name` has been asked for and is being sent; the last one means that all have arrived."""
-        last = name == (script.CHAIN if self.chain_script else script.READY)
+        last = self.arrives_with(name)
         while True:
             with transaction.atomic():
                 if not Machine.objects.lock(self.machine):

@@ -1,0 +1,52 @@
+"""HTTP as the boot face speaks it: where a request comes from, and plain answers that nobody keeps."""
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+from machines.addresses import IPAddress
+from machines.boot.deadline import Deadline
+from machines.boot.source import source_address
+
+
+def source_of(request: HttpRequest) -> IPAddress | None:
+    """The address that a request comes from, behind the proxies that the site trusts."""
+    return source_address(
+        request.META.get("REMOTE_ADDR", ""),
+        request.META.get("HTTP_X_FORWARDED_FOR", ""),
+        trusted=settings.RESCUESITE_TRUSTED_PROXIES,
+        trust_unix_peer=settings.RESCUESITE_TRUST_UNIX_PEER,
+    )
+
+
+def boot_deadline() -> Deadline:
+    """The moment by which a request that begins now must have its answer."""
+    return Deadline(settings.RESCUESITE_BOOT_DEADLINE)
+
+
+def as_utf8(raw: str) -> str:
+    """What a client sent as UTF-8; WSGI hands bytes over as Latin-1 characters (PEP 3333)."""
+    return raw.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def text(body: str, status: int = 200) -> HttpResponse:
+    return octets(body.encode(), "text/plain; charset=utf-8", status)
+
+
+def octets(body: bytes, content_type: str, status: int = 200) -> HttpResponse:
+    return HttpResponse(
+        body,
+        status=status,
+        content_type=content_type,
+        headers={"Cache-Control": "no-store", "Content-Length": str(len(body))},
+    )
+
+
+def method_not_allowed(allowed: str, body: str = "") -> HttpResponse:
+    response = text(body or f"Use one of: {allowed}.\n", status=405)
+    response["Allow"] = allowed
+    return response
+
+
+def not_found() -> HttpResponse:
+    """The one answer to whatever names no file of an active rescue: nobody learns from it which tokens exist."""
+    return text("Not found.\n", status=404)

@@ -1,0 +1,129 @@
+"""What a machine in rescue asks: the files of its rescue, and to be heard when its system is up."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation, TooManyFieldsSent
+from django.db import Error
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.utils import timezone
+
+from machines.addresses import IPAddress
+from machines.boot import script
+from machines.boot.answering import LATE
+from machines.boot.deadline import DeadlineExceededError, run_by
+from machines.boot.decide import Reason
+from machines.boot.delivery import base_url, rescue_archive
+from machines.boot.http import boot_deadline, method_not_allowed, not_found, octets, source_of, text
+from machines.boot.recorder import recorder
+from machines.boot.reports import MAX_BODY, ReportError, read_report
+from machines.boot.sending import send
+from machines.models import Rescue, StoredFile
+from machines.models.rescue import Heard, UpReport
+
+logger = logging.getLogger(__name__)
+
+
+def rescue_file(request: HttpRequest, token: str, name: str) -> HttpResponseBase:
+    """A file of an active rescue, for the address that was served its script."""
+    if request.method not in {"GET", "HEAD"}:
+        return method_not_allowed("GET, HEAD")
+    counts = request.method == "GET" and "Range" not in request.headers
+    try:
+        found = _find(request, token, name, counts=counts)
+        response = send(request, found) if isinstance(found, StoredFile) else found
+    except (Error, DeadlineExceededError) as error:
+        logger.error("a rescue file was not sent: %s", str(error) or LATE)
+        return text("The site cannot read its database.\n", status=503)
+    except OSError as error:
+        logger.error("a rescue file cannot be read: %s", error)
+        return not_found()
+    return response or not_found()
+
+
+def _find(request: HttpRequest, token: str, name: str, *, counts: bool) -> StoredFile | HttpResponse | None:
+    """What to send for `name`, None for nothing; `counts` says whether the request may change anything."""
+    deadline, now, source = boot_deadline(), timezone.now(), source_of(request)
+
+    def look() -> tuple[Rescue | None, Reason | None, StoredFile | HttpResponse | None]:
+        rescue = Rescue.objects.of_token(token, now)
+        objection = rescue.address_objection(source) if rescue else None
+        return rescue, objection, None if objection or not rescue else _content(request, rescue, name)
+
+    rescue, objection, found = run_by(deadline, look)
+    if rescue is None or not counts:
+        return found
+    if objection:
+        note, needed = partial(rescue.note_refused, name, source, now, objection), False
+    else:
+        note, needed = partial(rescue.note_sent, name, source, now), rescue.arrives_with(name)
+    try:
+        if objection or found is not None:
+            recorder.commit(note, deadline, order=rescue.machine_id)
+    except (Error, DeadlineExceededError) as error:
+        if needed:
+            raise
+        # A busy database must not cost the machine a file.
+        logger.error("that %s was asked for was not recorded: %s", name, str(error) or LATE)
+    return found
+
+
+def _content(request: HttpRequest, rescue: Rescue, name: str) -> StoredFile | HttpResponse | None:
+    if name == script.READY:
+        return text("All files have arrived.\n")
+    if name == script.ARCHIVE:
+        return octets(rescue_archive(rescue, base_url(request)), "application/octet-stream")
+    if name == script.CHAIN and rescue.chain_script:
+        return text(rescue.chain_script)
+    return next((file.stored for file in rescue.files.all() if file.name == name), None)
+
+
+def report_up(request: HttpRequest, token: str) -> HttpResponse:
+    """A rescue system reports that it can be logged in to."""
+    if request.method != "POST":
+        return method_not_allowed("POST")
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if not length.isdigit() or int(length) > MAX_BODY:
+        return text(f"A report has at most {MAX_BODY} bytes.\n", status=413)
+    try:
+        report = read_report(request)
+    except (ReportError, SuspiciousOperation, RequestDataTooBig, TooManyFieldsSent) as error:
+        return text(f"{error}\n", status=400)
+    try:
+        heard = run_by(boot_deadline(), lambda: _hear(token, report, source_of(request)))
+    except (Error, DeadlineExceededError) as error:
+        logger.error("a report was not heard: %s", str(error) or LATE)
+        return text("The site cannot read its database; report again.\n", status=503)
+    return _heard(heard)
+
+
+def _hear(token: str, report: UpReport, source: IPAddress | None) -> Heard | None:
+    """What comes of a report; None where no active rescue has the token, or its machine's networks exclude `source`.
+
+    Unlike the files, a report may come from another address than the script was served to: the rescue system may
+    have got one of its own.
+    """
+    now = timezone.now()
+    while rescue := Rescue.objects.of_token(token, now):
+        objection = rescue.address_objection(source)
+        if objection is Reason.ADDRESS_NOT_ALLOWED:
+            rescue.note_refused(script.UP, source, now, objection)
+            return None
+        heard = rescue.hear(report, now, source)
+        if heard is not Heard.CHANGED_MEANWHILE:
+            return heard
+    return None
+
+
+def _heard(heard: Heard | None) -> HttpResponse:
+    match heard:
+        case None:
+            return not_found()
+        case Heard.TOO_EARLY:
+            return text("Not all files have been fetched yet; report again.\n", status=409)
+        case Heard.OTHER_BOOT:
+            return text("Another boot of this rescue has reported already.\n", status=409)
+        case _:
+            return JsonResponse({"state": "up"})
