@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from machines.admin.auditing import actor_of
 from machines.models import Actor, Machine, Rescue, RescueImage, SSHKey
-from machines.models.rescue import NoActiveRescueError, RescueError, RescueOrder
+from machines.models.rescue_terms import NoActiveRescueError, RescueError, RescueOrder
 
 PERMISSION = "machines.enable_rescue"
 #: More machines than this are not switched at once: nobody reads such a list.

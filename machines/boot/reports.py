@@ -8,7 +8,7 @@ from django.http import HttpRequest
 
 from machines.addresses import parse_ip
 from machines.boot.request import clean
-from machines.models.rescue import UpReport
+from machines.models.rescue_terms import UpReport
 from machines.ssh_keys import KeyFormatError, PublicKey
 
 MAX_BODY = 64 * 1024

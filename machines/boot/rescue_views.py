@@ -21,7 +21,7 @@ from machines.boot.recorder import recorder
 from machines.boot.reports import MAX_BODY, ReportError, read_report
 from machines.boot.sending import send
 from machines.models import Rescue, StoredFile
-from machines.models.rescue import Heard, UpReport
+from machines.models.rescue_terms import Heard, UpReport
 
 logger = logging.getLogger(__name__)
 

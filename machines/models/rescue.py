@@ -7,14 +7,10 @@ database holds the rest (one rescue per machine that is not ended). What time al
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
 from django.db import IntegrityError, models, transaction
 from django.db.models import Case, Count, F, Q, Value, When
 from django.utils import timezone
@@ -25,108 +21,30 @@ from machines.boot.decide import Reason, RescueFacts, address_objection
 from machines.models.audit import Actor, AuditEntry
 from machines.models.image import MAX_COMMAND_LINE, ImageFile, RescueImage, StoredFile
 from machines.models.machine import Machine
+from machines.models.rescue_terms import (
+    MAX_REASON,
+    EndCause,
+    Heard,
+    Lifetime,
+    NoActiveRescueError,
+    NoUsableImageError,
+    RescueActiveError,
+    RescueOrder,
+    Standing,
+    State,
+    UpReport,
+    check_reason,
+)
 from machines.ssh_keys import PublicKey
 
 if TYPE_CHECKING:
     from machines.models.ssh_key import SSHKeyQuerySet
 
-MAX_REASON = 500
 #: An image that does not report counts as up this long after all its files have arrived.
 SILENT_START = timedelta(seconds=120)
 
-
-class RescueError(Exception):
-    """A rescue cannot be enabled or disabled; the message says why and what to do."""
-
-
-class NoUsableImageError(RescueError):
-    """There is no image, or it cannot be booted."""
-
-
-class RescueActiveError(RescueError):
-    """The machine has a rescue already; `rescue` is it, where it could still be read."""
-
-    def __init__(self, machine: Machine, rescue: Rescue | None) -> None:
-        self.rescue = rescue
-        whose = (
-            f", enabled by {rescue.enabled_by_name or 'somebody'} at {rescue.enabled_at:%Y-%m-%d %H:%M} UTC"
-            if rescue
-            else ""
-        )
-        super().__init__(f"A rescue of {machine.name} is active already{whose}. Disable it first.")
-
-
-class NoActiveRescueError(RescueError):
-    """There is nothing to disable."""
-
-    def __init__(self, machine: Machine) -> None:
-        super().__init__(f"No rescue of {machine.name} is active.")
-
-
-@dataclass(frozen=True)
-class UpReport:
-    """What a rescue system says once it can be logged in to; all of it parsed, none of it trusted."""
-
-    boot_id: str = ""
-    address: IPAddress | None = None
-    hostname: str = ""
-    host_keys: Sequence[str] = ()
-
-
-class Heard(Enum):
-    """What came of a report."""
-
-    FIRST = auto()
-    AGAIN = auto()
-    TOO_EARLY = auto()
-    OTHER_BOOT = auto()
-    CHANGED_MEANWHILE = auto()
-
-
 #: The columns that describe a running rescue system, as they are while none runs.
 _NOT_UP: dict[str, Any] = {"boot_id": "", "address": None, "hostname": "", "host_keys": []}
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How a rescue stands at one moment, with what time has done to it."""
-
-    state: str
-    up_at: datetime | None = None
-    ended_at: datetime | None = None
-    end_cause: str = ""
-
-    @property
-    def is_ended(self) -> bool:
-        return self.state == Rescue.State.ENDED
-
-
-def check_reason(reason: str) -> None:
-    """Raise ValidationError for a reason that is no single line, or too long to keep."""
-    if len(reason) > MAX_REASON or not reason.isprintable():
-        raise ValidationError({"reason": f"Write one line of at most {MAX_REASON} characters."})
-
-
-@dataclass(frozen=True)
-class RescueOrder:
-    """What staff choose when they enable a rescue."""
-
-    lifetime: str = "one-boot"
-    expires_at: datetime | None = None
-    image: RescueImage | None = None
-    reason: str = ""
-
-    def check(self, now: datetime) -> None:
-        """Raise ValidationError, by field, for a choice that makes no sense at `now`."""
-        if self.lifetime not in Rescue.Lifetime.values:
-            raise ValidationError({"lifetime": f"Choose one of: {', '.join(Rescue.Lifetime.values)}."})
-        if self.lifetime == Rescue.Lifetime.UNTIL and not self.expires_at:
-            raise ValidationError({"expires_at": "Say until when."})
-        if self.lifetime == Rescue.Lifetime.PERSISTENT and self.expires_at:
-            raise ValidationError({"expires_at": "A persistent rescue has no end; choose “until” for one that has."})
-        if self.expires_at and self.expires_at <= now:
-            raise ValidationError({"expires_at": "This time has passed."})
-        check_reason(self.reason)
 
 
 class RescueQuerySet(models.QuerySet["Rescue"]):
@@ -251,21 +169,7 @@ def effective_state(now: datetime) -> Case:
 class Rescue(models.Model):
     """One activation of rescue mode for one machine, from enabling to its end."""
 
-    class State(models.TextChoices):
-        ARMED = "armed"
-        BOOTING = "booting"
-        UP = "up"
-        ENDED = "ended"
-
-    class Lifetime(models.TextChoices):
-        ONE_BOOT = "one-boot", "one boot"
-        UNTIL = "until", "until a time"
-        PERSISTENT = "persistent", "until disabled"
-
-    class EndCause(models.TextChoices):
-        NEXT_BOOT = "next_boot", "next boot"
-        DISABLED = "disabled"
-        EXPIRED = "expired"
+    State, Lifetime, EndCause = State, Lifetime, EndCause
 
     machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="rescues")
     state = models.CharField(max_length=7, choices=State, default=State.ARMED)

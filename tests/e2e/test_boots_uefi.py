@@ -28,8 +28,10 @@ def efi(tmp_path: Path) -> Efi:
 
 def test_a_uefi_machine_without_rescue_boots_its_disk(site: Site, efi: Efi) -> None:
     with VirtualServer(efi.disk, uefi_vars=efi.vars, boot_file=ask_at(site.port)) as server:
+        server.wait_for("No rescue mode requested, exiting")
+        # OVMF has four network boot entries of its own for the card; without a cable they give up at once.
+        server.unplug()
         server.wait_for(guest.DISK_MARKER)
-    assert "No rescue mode requested, exiting" in server.text
 
 
 def test_a_uefi_machine_with_rescue_enabled_boots_the_rescue_kernel_with_keys_and_comes_up(

@@ -86,12 +86,13 @@ def test_boot_answers_stay_under_a_second_while_twenty_downloads_take_90_seconds
 ) -> None:
     path = serve_big_file(site, big_file)
     abandoned = threading.Event()
-    replies: list[Reply] = []
+    replies: dict[float, Reply] = {}
     with ThreadPoolExecutor(20) as pool:
         try:
             readers = [pool.submit(read_slowly, site.port, path, 90, abandoned) for _ in range(20)]
+            started = time.monotonic()
             while not all(reader.done() for reader in readers):
-                replies.append(site.get(BOOT))
+                replies[time.monotonic() - started] = site.get(BOOT)
                 abandoned.wait(0.2)
         finally:
             abandoned.set()
@@ -99,8 +100,8 @@ def test_boot_answers_stay_under_a_second_while_twenty_downloads_take_90_seconds
     assert {digest for digest, _ in finished} == {sha256(big_file)}
     assert min(seconds for _, seconds in finished) > 85
     assert len(replies) > 200
-    assert {reply.status for reply in replies} == {200}
-    assert max(reply.seconds for reply in replies) < 1
+    assert {reply.status for reply in replies.values()} == {200}
+    assert {at: reply.seconds for at, reply in replies.items() if reply.seconds >= 1} == {}
 
 
 # Behind nginx

@@ -103,7 +103,7 @@ class VirtualServer:
             self._monitor.readline()
             self._tell("qmp_capabilities")
             if not self._link:
-                self._tell("set_link", name="n0", up=False)
+                self.unplug()
             self._tell("cont")
         except BaseException as error:
             self.__exit__()
@@ -121,6 +121,10 @@ class VirtualServer:
     def reset(self) -> None:
         """Press the reset button. What was printed before stays in `text`."""
         self._tell("system_reset")
+
+    def unplug(self) -> None:
+        """Pull the network cable."""
+        self._tell("set_link", name="n0", up=False)
 
     @property
     def text(self) -> str:

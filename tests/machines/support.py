@@ -13,7 +13,7 @@ from django.http import HttpResponseBase
 from django.test import Client
 
 from machines.models import Actor, AuditEntry, LastContact, Machine, Rescue, Sighting
-from machines.models.rescue import RescueOrder
+from machines.models.rescue_terms import RescueOrder
 from tests.conftest import MAC
 
 LOCAL_LINE = "echo No rescue mode requested, exiting"

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage, Sighting, SSHKey
-from machines.models.rescue import RescueOrder
+from machines.models.rescue_terms import RescueOrder
 from tests.conftest import MAC
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBgpRzGy3PmIlAPBu0zy1RkqmzwzlwqdtnBDCsQMnnCI alice@example.net"

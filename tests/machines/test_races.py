@@ -14,7 +14,7 @@ from django.db import connection, connections, transaction
 from django.test import Client
 
 from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage, Sighting
-from machines.models.rescue import NoActiveRescueError, RescueActiveError, RescueError, RescueOrder
+from machines.models.rescue_terms import NoActiveRescueError, RescueActiveError, RescueError, RescueOrder
 from tests.conftest import MAC
 from tests.machines.support import actions, ask, body, boot_to_ready, boots, enable, fetch, kind, report, stored
 

@@ -14,7 +14,7 @@ from django.test import Client
 
 from machines.boot.sending import _CHUNK
 from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage, audit
-from machines.models.rescue import RescueOrder
+from machines.models.rescue_terms import RescueOrder
 from tests.conftest import MAC
 from tests.machines.support import (
     HOST_KEY,

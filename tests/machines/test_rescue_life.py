@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from machines.boot.answering import preview
 from machines.boot.request import BootRequest
 from machines.models import Actor, AuditEntry, MACAddress, Machine, Rescue, RescueImage
-from machines.models.rescue import NoActiveRescueError, NoUsableImageError, RescueActiveError, RescueOrder
+from machines.models.rescue_terms import NoActiveRescueError, NoUsableImageError, RescueActiveError, RescueOrder
 from machines.representation import rescue_json
 from tests.conftest import MAC
 from tests.machines.support import (

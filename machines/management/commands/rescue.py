@@ -14,7 +14,7 @@ from machines.management.terminal import (
     table,
 )
 from machines.models import Rescue
-from machines.models.rescue import NoActiveRescueError, RescueError, RescueOrder
+from machines.models.rescue_terms import NoActiveRescueError, RescueError, RescueOrder
 from machines.representation import rescue_json
 
 

@@ -1,0 +1,130 @@
+"""The terms in which rescues are spoken of: states, orders, reports, and why something cannot be done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from django.core.exceptions import ValidationError
+from django.db import models
+
+from machines.addresses import IPAddress
+
+if TYPE_CHECKING:
+    from machines.models.image import RescueImage
+    from machines.models.machine import Machine
+    from machines.models.rescue import Rescue
+
+MAX_REASON = 500
+
+
+class State(models.TextChoices):
+    ARMED = "armed"
+    BOOTING = "booting"
+    UP = "up"
+    ENDED = "ended"
+
+
+class Lifetime(models.TextChoices):
+    ONE_BOOT = "one-boot", "one boot"
+    UNTIL = "until", "until a time"
+    PERSISTENT = "persistent", "until disabled"
+
+
+class EndCause(models.TextChoices):
+    NEXT_BOOT = "next_boot", "next boot"
+    DISABLED = "disabled"
+    EXPIRED = "expired"
+
+
+class RescueError(Exception):
+    """A rescue cannot be enabled or disabled; the message says why and what to do."""
+
+
+class NoUsableImageError(RescueError):
+    """There is no image, or it cannot be booted."""
+
+
+class RescueActiveError(RescueError):
+    """The machine has a rescue already; `rescue` is it, where it could still be read."""
+
+    def __init__(self, machine: Machine, rescue: Rescue | None) -> None:
+        self.rescue = rescue
+        whose = (
+            f", enabled by {rescue.enabled_by_name or 'somebody'} at {rescue.enabled_at:%Y-%m-%d %H:%M} UTC"
+            if rescue
+            else ""
+        )
+        super().__init__(f"A rescue of {machine.name} is active already{whose}. Disable it first.")
+
+
+class NoActiveRescueError(RescueError):
+    """There is nothing to disable."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(f"No rescue of {machine.name} is active.")
+
+
+@dataclass(frozen=True)
+class UpReport:
+    """What a rescue system says once it can be logged in to; all of it parsed, none of it trusted."""
+
+    boot_id: str = ""
+    address: IPAddress | None = None
+    hostname: str = ""
+    host_keys: Sequence[str] = ()
+
+
+class Heard(Enum):
+    """What came of a report."""
+
+    FIRST = auto()
+    AGAIN = auto()
+    TOO_EARLY = auto()
+    OTHER_BOOT = auto()
+    CHANGED_MEANWHILE = auto()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a rescue stands at one moment, with what time has done to it."""
+
+    state: str
+    up_at: datetime | None = None
+    ended_at: datetime | None = None
+    end_cause: str = ""
+
+    @property
+    def is_ended(self) -> bool:
+        return self.state == State.ENDED
+
+
+def check_reason(reason: str) -> None:
+    """Raise ValidationError for a reason that is no single line, or too long to keep."""
+    if len(reason) > MAX_REASON or not reason.isprintable():
+        raise ValidationError({"reason": f"Write one line of at most {MAX_REASON} characters."})
+
+
+@dataclass(frozen=True)
+class RescueOrder:
+    """What staff choose when they enable a rescue."""
+
+    lifetime: str = "one-boot"
+    expires_at: datetime | None = None
+    image: RescueImage | None = None
+    reason: str = ""
+
+    def check(self, now: datetime) -> None:
+        """Raise ValidationError, by field, for a choice that makes no sense at `now`."""
+        if self.lifetime not in Lifetime.values:
+            raise ValidationError({"lifetime": f"Choose one of: {', '.join(Lifetime.values)}."})
+        if self.lifetime == Lifetime.UNTIL and not self.expires_at:
+            raise ValidationError({"expires_at": "Say until when."})
+        if self.lifetime == Lifetime.PERSISTENT and self.expires_at:
+            raise ValidationError({"expires_at": "A persistent rescue has no end; choose “until” for one that has."})
+        if self.expires_at and self.expires_at <= now:
+            raise ValidationError({"expires_at": "This time has passed."})
+        check_reason(self.reason)
