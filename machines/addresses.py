@@ -65,6 +65,8 @@ def parse_network(text: str) -> IPNetwork:
         network = ipaddress.ip_network(stripped)
     except ValueError:
         network = None
+    if isinstance(network, ipaddress.IPv6Network) and (network.network_address.ipv4_mapped or "%" in stripped):
+        raise AddressError(f"“{text[:60]}” would never match: write IPv4 addresses as such, and leave out the zone.")
     if network is not None:
         return network
     try:

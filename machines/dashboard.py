@@ -32,6 +32,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Dashboard:
+    since: datetime
     machines: int
     states: Mapping[str, int]
     refused: int
@@ -51,11 +52,12 @@ def dashboard(now: datetime | None = None) -> Dashboard:
     boots = _boots_by_hour(now)
     states = Rescue.objects.active(now).count_by_state(now)
     return Dashboard(
+        since=_hours(now)[0],
         machines=Machine.objects.count(),
         states={state: states.get(state, 0) for state in ("armed", "booting", "up")},
         refused=sum(number for (_, outcome), number in boots.items() if outcome == Outcome.REFUSED),
         sightings=Sighting.objects.waiting().count(),
-        unverified=Machine.objects.filter(networks__isnull=True, identity={}).count(),
+        unverified=Machine.objects.unverified().count(),
         bars=_bars(boots, now),
         hours=[(n * (_BAR + _GAP) + _BAR // 2, hour) for n, hour in enumerate(_hours(now)) if n % 4 == 2],
         boots=sum(boots.values()),

@@ -101,7 +101,8 @@ def _boot(entry: AuditEntry) -> Event:
 def _enabled(entry: AuditEntry) -> Event:
     facts = [("image", entry.subject), ("lifetime", entry.details.get("lifetime", ""))]
     if entry.details.get("expires_at"):
-        facts.append(("until", entry.details["expires_at"]))
+        until = timezone.localtime(datetime.fromisoformat(entry.details["expires_at"]))
+        facts.append(("until", f"{until:%Y-%m-%d %H:%M %Z}"))
     return Event(entry.at, "armed", "Rescue enabled", entry.reason, facts=tuple(facts))
 
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
 
@@ -11,6 +12,17 @@ class RescueAdminSite(admin.AdminSite):
     site_header = "Rescue"
     site_title = "Rescue"
     index_title = "How things stand"
+
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Django's own, with an audit entry."""
+        from machines.admin.auditing import actor_of
+        from machines.models import AuditEntry
+
+        with transaction.atomic():
+            response: HttpResponse = super().password_change(request, extra_context)
+            if request.method == "POST" and response.status_code == 302:
+                AuditEntry.objects.record("own_password_changed", actor=actor_of(request))
+        return response
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         from machines.dashboard import dashboard

@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import os
 import secrets
+import zoneinfo
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -47,12 +48,13 @@ def _read_key(path: Path) -> str:
 
 
 def data_dir(default: Path) -> Path:
-    """RESCUESITE_DATA_DIR, made if missing, readable by its owner only."""
+    """RESCUESITE_DATA_DIR, made if missing; only its owner can read what lies in it, but for the boot files."""
     path = Path(os.environ.get("RESCUESITE_DATA_DIR") or default).expanduser().resolve()
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in ("files", "static", "tmp"):
-            (path / name).mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=0o710, parents=True, exist_ok=True)
+        # The group may pass through to the files, should a web server of that group be told to send them.
+        for name, mode in {"files": 0o750, "static": 0o700, "tmp": 0o700}.items():
+            (path / name).mkdir(mode=mode, exist_ok=True)
     except OSError as error:
         raise ImproperlyConfigured(
             f"Cannot make the data directory {path}: {error.strerror}. Set RESCUESITE_DATA_DIR to one that the site "
@@ -74,6 +76,14 @@ def flag(name: str) -> bool:
     if value in {"1", "yes", "true", "on"}:
         return True
     raise ImproperlyConfigured(f"{name} is “{value}”; expected 1 or 0.")
+
+
+def time_zone(name: str) -> str:
+    """A time zone's name; UTC where none is given. Raises ImproperlyConfigured for one that this host does not know."""
+    value = os.environ.get(name) or "UTC"
+    if value not in zoneinfo.available_timezones():
+        raise ImproperlyConfigured(f"{name} is “{value}”; expected a name such as Europe/Berlin.")
+    return value
 
 
 def networks(name: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:

@@ -10,7 +10,7 @@ bind = os.environ.get("RESCUESITE_BIND") or "127.0.0.1:8000"
 wsgi_app = "rescuesite.wsgi:application"
 
 # Threads, since a machine may fetch its initrd over a slow line for minutes; two processes, so that one can die.
-worker_class = "gthread"
+worker_class = "rescuesite.worker.BootWorker"
 workers = int(os.environ.get("RESCUESITE_PROCESSES", "2"))
 threads = int(os.environ.get("RESCUESITE_THREADS", "64"))
 graceful_timeout = 30

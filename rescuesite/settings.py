@@ -116,7 +116,7 @@ LOGIN_URL = "admin:login"
 
 LANGUAGE_CODE = "en-us"
 USE_I18N = False
-TIME_ZONE = os.environ.get("RESCUESITE_TIME_ZONE", "UTC")
+TIME_ZONE = environment.time_zone("RESCUESITE_TIME_ZONE")
 USE_TZ = True
 FORMAT_MODULE_PATH = "rescuesite.formats"
 
@@ -124,7 +124,7 @@ STATIC_URL = "static/"
 STATIC_ROOT = RESCUESITE_DATA_DIR / "static"
 WHITENOISE_USE_FINDERS = True
 
-# An uploaded initrd is moved to its place in one step, so it must arrive on the same file system.
+# An initrd may be larger than /tmp.
 FILE_UPLOAD_TEMP_DIR = RESCUESITE_DATA_DIR / "tmp"
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 FILE_UPLOAD_PERMISSIONS = 0o600
@@ -146,8 +146,11 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "filters": {"tokens": {"()": "machines.boot.redaction.RedactTokens"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["tokens"]}},
+    "filters": {
+        "quiet": {"()": "machines.boot.redaction.QuietStrangers"},
+        "tokens": {"()": "machines.boot.redaction.RedactTokens"},
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["quiet", "tokens"]}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         # Django's own console and mail handlers would say everything a second time.

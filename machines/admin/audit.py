@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from machines.boot.decide import Reason
 from machines.models import AuditEntry
 from machines.representation import audit_json
 from machines.wording import reason_text
@@ -71,11 +73,14 @@ class AuditEntryAdmin(admin.ModelAdmin[AuditEntry]):
         export = path("export/", self.admin_site.admin_view(self.export), name="machines_auditentry_export")
         return [export, *super().get_urls()]
 
-    def export(self, request: HttpRequest) -> StreamingHttpResponse:
+    def export(self, request: HttpRequest) -> HttpResponseBase:
         """The rows that the list's filters and search leave, as CSV, oldest last."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        entries = self.get_changelist_instance(request).get_queryset(request)
+        try:
+            entries = self.get_changelist_instance(request).get_queryset(request)
+        except IncorrectLookupParameters:
+            return HttpResponseRedirect(f"{reverse('admin:machines_auditentry_changelist')}?e=1")
         response = StreamingHttpResponse(_csv(entries.iterator(chunk_size=500)), content_type="text/csv; charset=utf-8")
         response["Content-Disposition"] = 'attachment; filename="audit.csv"'
         return response
@@ -88,8 +93,6 @@ class DecisionReasonFilter(admin.SimpleListFilter):
     parameter_name = "why"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        from machines.boot.decide import Reason
-
         return [(reason.value, reason.value.replace("_", " ")) for reason in Reason]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:

@@ -7,13 +7,13 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import models, transaction
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from machines.admin.auditing import AuditedAdmin
+from machines.admin.auditing import AuditedAdmin, actor_of
 from machines.models import ImageFile, RescueImage, StoredFile
 from machines.representation import image_json
 
@@ -33,6 +33,7 @@ class ImageFileForm(forms.ModelForm[ImageFile]):
         super().__init__(*args, **kwargs)
         #: The name that the formset gives to a kernel or an initrd.
         self.assigned_name = ""
+        self.stored: StoredFile | None = None
         self.fields["name"].required = False
         self.fields["position"].label = "order"
 
@@ -47,12 +48,24 @@ class ImageFileForm(forms.ModelForm[ImageFile]):
         except ValidationError as error:
             self.add_error("name", error)
         values["name"] = name
+        if problem := getattr(upload, "problem", None):
+            self.add_error("upload", problem)
+        self.stored = getattr(upload, "stored", None)
         return values
 
     def save(self, commit: bool = True) -> ImageFile:
-        if upload := self.cleaned_data.get("upload"):
-            self.instance.stored = StoredFile.objects.store(upload.chunks())
+        if self.stored:
+            self.instance.stored = self.stored
         return super().save(commit)
+
+
+def keep_uploads(request: HttpRequest) -> None:
+    """Store each uploaded file, or note what is in the way; before any transaction, which would keep others waiting."""
+    for upload in request.FILES.values():
+        try:
+            upload.stored = StoredFile.objects.store(upload.chunks())  # type: ignore[union-attr]
+        except OSError as error:
+            upload.problem = f"The file cannot be kept in the data directory: {error.strerror}."  # type: ignore[union-attr]
 
 
 class ImageFileFormSet(forms.BaseInlineFormSet[ImageFile, RescueImage, ImageFileForm]):
@@ -109,6 +122,10 @@ class ImageFileInline(admin.TabularInline[ImageFile, RescueImage]):
         return format_html('<code class="sha256">{}</code>', file.stored.sha256) if file.pk else ""
 
 
+#: So many of the machines that name an image its audit entries name in turn.
+_MACHINES_NAMED = 200
+
+
 class RescueImageForm(forms.ModelForm[RescueImage]):
     make_default = forms.BooleanField(
         required=False,
@@ -151,6 +168,11 @@ class RescueImageAdmin(AuditedAdmin):
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[RescueImage]:
         return super().get_queryset(request).prefetch_related("files__stored")
 
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        if request.method == "POST" and (self.has_add_permission(request) or self.has_change_permission(request)):
+            keep_uploads(request)
+        return super().changeform_view(request, *args, **kwargs)
+
     @admin.display(description="files")
     def contents(self, image: RescueImage) -> str:
         if image.chain_script:
@@ -158,16 +180,16 @@ class RescueImageAdmin(AuditedAdmin):
         return ", ".join(f"{file.name} ({filesizeformat(file.stored.size)})" for file in image.files.all())
 
     def described(self, obj: RescueImage) -> dict[str, Any]:
-        return image_json(obj)
+        return {**image_json(obj), "machines": [machine.name for machine in obj.machines.all()[:_MACHINES_NAMED]]}
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
         image: RescueImage = form.instance
         if form.cleaned_data["make_default"]:
-            image.make_default()
+            image.make_default(actor_of(request))
         elif image.is_default:
             image.is_default = False
             image.save(update_fields=["is_default"])
         if problem := image.problem():
             messages.warning(request, problem)
-        StoredFile.objects.discard_unused()
+        transaction.on_commit(StoredFile.objects.discard_unused)

@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -17,12 +18,23 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
-from machines.admin.auditing import AuditedAdmin
+from machines.addresses import AddressError, normalise_mac
+from machines.admin.auditing import AuditedAdmin, actor_of
 from machines.admin.preview import PreviewForm, likely_request
-from machines.admin.switching import RescueSwitch
+from machines.admin.switching import MAX_DIGITS, PERMISSION, RescueSwitch
 from machines.models import AllowedNetwork, MACAddress, Machine, Rescue, Sighting
 from machines.timeline import machine_timeline
 from machines.wording import SHORT_STATES, STATES, reason_text
+
+
+def may_touch(request: HttpRequest, machine: Machine | None) -> bool:
+    """Whether the user may change who a machine is: while its rescue is active, that says which machine it starts."""
+    return request.user.has_perm(PERMISSION) or machine is None or machine.active_rescue() is None
+
+
+def _end_rescue(request: HttpRequest, machine: Machine) -> None:
+    if rescue := machine.active_rescue():
+        rescue.disable(actor_of(request), "machine deleted")
 
 
 class PartOfMachineInline(admin.TabularInline[Any, Machine]):
@@ -34,16 +46,17 @@ class PartOfMachineInline(admin.TabularInline[Any, Machine]):
         return 0 if obj else 1
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("machines.view_machine") or self.has_change_permission(request, obj)
+        return request.user.has_perm("machines.view_machine") or request.user.has_perm("machines.change_machine")
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("machines.add_machine" if obj is None else "machines.change_machine")
+        needed = "machines.add_machine" if obj is None else "machines.change_machine"
+        return request.user.has_perm(needed) and may_touch(request, obj)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("machines.change_machine")
+        return request.user.has_perm("machines.change_machine") and may_touch(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("machines.change_machine")
+        return request.user.has_perm("machines.change_machine") and may_touch(request, obj)
 
 
 class MACAddressInline(PartOfMachineInline):
@@ -79,11 +92,11 @@ class VerifiedFilter(admin.SimpleListFilter):
         return [("no", "unverified"), ("yes", "verified")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Machine]) -> QuerySet[Machine]:
-        unverified = Q(networks__isnull=True, identity={})
+        unverified = Machine.objects.unverified().values("pk")
         if self.value() == "no":
-            return queryset.filter(unverified)
+            return queryset.filter(pk__in=unverified)
         if self.value() == "yes":
-            return queryset.exclude(pk__in=Machine.objects.filter(unverified).values("pk"))
+            return queryset.exclude(pk__in=unverified)
         return queryset
 
 
@@ -186,6 +199,22 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
 
     # The page of one machine
 
+    def has_delete_permission(self, request: HttpRequest, obj: Machine | None = None) -> bool:
+        # Deleting ends a rescue.
+        return super().has_delete_permission(request, obj) and may_touch(request, obj)
+
+    def delete_model(self, request: HttpRequest, obj: Machine) -> None:
+        _end_rescue(request, obj)
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Machine]) -> None:
+        with transaction.atomic():
+            for machine in queryset:
+                if not may_touch(request, machine):
+                    raise PermissionDenied
+                _end_rescue(request, machine)
+            super().delete_queryset(request, queryset)
+
     def described(self, obj: Machine) -> dict[str, Any]:
         return obj.described()
 
@@ -248,7 +277,8 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
         """Decision, reason and script for an imagined request; changes nothing and shows no token."""
         machine = self._viewable(request, pk)
         asked = request.GET if "mac" in request.GET else None
-        form = PreviewForm(machine, asked or likely_request(machine))
+        likely = likely_request(machine)
+        form = PreviewForm(machine, asked or (likely if likely["mac"] and likely["source"] else None), initial=likely)
         answer = form.answer() if form.is_valid() else None
         context = {
             **self.admin_site.each_context(request),
@@ -273,8 +303,6 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
 
 def _as_stored(term: str) -> str:
     """MAC addresses in the form in which they are stored, however they were typed."""
-    from machines.addresses import AddressError, normalise_mac
-
     words = []
     for word in term.split():
         try:
@@ -286,4 +314,4 @@ def _as_stored(term: str) -> str:
 
 def _sighting(request: HttpRequest) -> Sighting | None:
     pk = request.GET.get("sighting", "")
-    return Sighting.objects.filter(pk=pk).first() if pk.isascii() and pk.isdigit() else None
+    return Sighting.objects.filter(pk=pk).first() if pk.isascii() and pk.isdigit() and len(pk) < MAX_DIGITS else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from django import forms
 
@@ -43,8 +43,8 @@ def likely_request(machine: Machine) -> dict[str, str]:
     """What the machine said last, or what its networks and identity let expect; initial values for the form."""
     mac = machine.macs.first()
     contact = getattr(machine, "contact", None)
-    if contact:
-        said = urlencode(contact.said)
+    if contact and machine.macs.filter(address=contact.mac).exists():
+        said = urlencode(contact.said, quote_via=quote)
         return {
             "mac": contact.mac,
             "source": contact.source or "",
@@ -59,6 +59,6 @@ def likely_request(machine: Machine) -> dict[str, str]:
         "mac": mac.address if mac else "",
         "source": source,
         "ip": source,
-        "query": urlencode(expected),
+        "query": urlencode(expected, quote_via=quote),
         "user_agent": machine.identity.get("user_agent", ""),
     }

@@ -18,6 +18,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from machines.admin.auditing import AuditedAdmin, actor_of
+from machines.admin.machines import may_touch
 from machines.models import AuditEntry, MACAddress, Machine, Sighting
 
 
@@ -97,6 +98,8 @@ class SightingAdmin(AuditedAdmin):
         form = AttachForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             machine: Machine = form.cleaned_data["machine"]
+            if not may_touch(request, machine):
+                raise PermissionDenied
             try:
                 with transaction.atomic():
                     machine.add_mac(sighting.mac)

@@ -24,6 +24,8 @@ PERMISSION = "machines.enable_rescue"
 #: More machines than this are not switched at once: nobody reads such a list.
 MAX_AT_ONCE = 500
 _MAX_TOLD = 10
+#: A primary key has fewer.
+MAX_DIGITS = 19
 
 
 class EnableForm(forms.Form):
@@ -50,12 +52,14 @@ class EnableForm(forms.Form):
         super().__init__(*args, **kwargs)
         default = RescueImage.objects.default()
         self.fields["image"].empty_label = f"The machine's own, or the default ({default or 'none yet'})"  # type: ignore[attr-defined]
+        now = timezone.localtime()
+        self.fields["expires_at"].help_text += f" Here it is {now:%Y-%m-%d %H:%M}, time zone {now:%Z}."
         self.fields["reason"].widget.attrs |= {"class": "vTextField", "autofocus": True}
 
     def clean(self) -> dict[str, Any]:
         values = super().clean() or {}
         if not self.errors:
-            self.order().check(timezone.now())
+            self.order().checked(timezone.now())
         return values
 
     def order(self) -> RescueOrder:
@@ -138,10 +142,12 @@ class RescueSwitch:
         return self._page(request, machines, form, "disable")
 
     def _chosen(self, request: HttpRequest) -> QuerySet[Machine]:
-        if not self.has_enable_rescue_permission(request):
+        if not self.has_enable_rescue_permission(request) or not request.user.has_perm("machines.view_machine"):
             raise PermissionDenied
         ids = (request.POST if request.method == "POST" else request.GET).getlist("ids")
-        return Machine.objects.for_lists().filter(pk__in=[pk for pk in ids if pk.isascii() and pk.isdigit()])
+        return Machine.objects.for_lists().filter(
+            pk__in=[pk for pk in ids if pk.isascii() and pk.isdigit() and len(pk) < MAX_DIGITS]
+        )
 
     def _page(self, request: HttpRequest, machines: QuerySet[Machine], form: forms.Form, what: str) -> HttpResponse:
         if not machines or len(machines) > MAX_AT_ONCE:

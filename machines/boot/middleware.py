@@ -17,10 +17,12 @@ class BootFaceMiddleware:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        # A base URL that ends with a slash makes two of them.
+        path = "/" + request.path_info.lstrip("/")
         try:
-            match = resolve(request.path_info, urlconf=_URLS)
+            match = resolve(path, urlconf=_URLS)
         except Resolver404:
-            if request.path_info.startswith("/boot/"):
+            if path.startswith("/boot/"):
                 return not_found()
             return self._get_response(request)
         response: HttpResponseBase = match.func(request, *match.args, **match.kwargs)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from django.core.exceptions import RequestDataTooBig, SuspiciousOperation, TooManyFieldsSent
+from django.core.exceptions import BadRequest, SuspiciousOperation
 from django.db import Error
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http.multipartparser import MultiPartParserError
 from django.utils import timezone
 
 from machines.addresses import IPAddress
@@ -85,11 +86,14 @@ def report_up(request: HttpRequest, token: str) -> HttpResponse:
     if request.method != "POST":
         return method_not_allowed("POST")
     length = request.META.get("CONTENT_LENGTH") or "0"
-    if not length.isdigit() or int(length) > MAX_BODY:
+    if "HTTP_TRANSFER_ENCODING" in request.META:
+        # Django would read no body, and what it says would be lost.
+        return text("Send the report with a Content-Length.\n", status=411)
+    if not (length.isascii() and length.isdigit()) or int(length) > MAX_BODY:
         return text(f"A report has at most {MAX_BODY} bytes.\n", status=413)
     try:
         report = read_report(request)
-    except (ReportError, SuspiciousOperation, RequestDataTooBig, TooManyFieldsSent) as error:
+    except (ReportError, BadRequest, SuspiciousOperation, MultiPartParserError) as error:
         return text(f"{error}\n", status=400)
     try:
         heard = run_by(boot_deadline(), lambda: _hear(token, report, source_of(request)))
@@ -126,4 +130,4 @@ def _heard(heard: Heard | None) -> HttpResponse:
         case Heard.OTHER_BOOT:
             return text("Another boot of this rescue has reported already.\n", status=409)
         case _:
-            return JsonResponse({"state": "up"})
+            return octets(b'{"state": "up"}', "application/json")

@@ -116,7 +116,12 @@ def _kernel(plan: BootPlan) -> list[str]:
 
 
 def _chain(plan: BootPlan) -> list[str]:
-    return [*_fetch("imgfetch", CHAIN, plan), f"imgexec {CHAIN} || goto failed"]
+    return [
+        *_fetch("imgfetch", CHAIN, plan),
+        f"imgexec {CHAIN} || goto failed",
+        "echo The chained script has ended",
+        *_LEAVE,
+    ]
 
 
 def _fetch(command: str, name: str, plan: BootPlan) -> list[str]:

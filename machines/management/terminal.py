@@ -68,10 +68,6 @@ def printable(text: str) -> str:
     return "".join(c if c == "\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def iso(moment: datetime | None) -> str | None:
-    return moment.astimezone(timezone.get_default_timezone()).isoformat(timespec="seconds") if moment else None
-
-
 def actor_named(username: str | None) -> Actor:
     """The actor of a command: the user it is done for, or whoever sits at the terminal."""
     if username is None:
@@ -105,7 +101,8 @@ def image_named(name: str | None) -> RescueImage | None:
 def moment(text: str) -> datetime:
     """A time as people write it, 2026-12-24 18:00 in the site's time zone, or ISO 8601. Raises CommandError."""
     try:
-        parsed = parse_datetime(text)
+        # A bare date would silently mean its first moment.
+        parsed = parse_datetime(text) if ":" in text else None
     except ValueError:
         parsed = None
     if parsed is None:

@@ -68,7 +68,8 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
             subject=entry.subject,
         )
         repeated = like.filter(source=entry.source, at__gt=at - REPEAT)
-        if self._count_latest(repeated, at) or (self._full(entry) and self._count_latest(like, at)):
+        today = like.filter(at__gt=at - timedelta(days=1))
+        if self._count_latest(repeated, at) or (self._full(entry) and self._count_latest(today, at)):
             return
         entry.save(force_insert=True)
 
@@ -83,6 +84,14 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         except IntegrityError:
             # Another process made this minute's entry between our two statements.
             self._count(self.filter(shared_key=key), at, count)
+
+    def prune(self, before: datetime, actor: Actor) -> int:
+        """Remove the entries made before a time, and say so in one of their own; returns how many."""
+        with transaction.atomic():
+            removed, _ = models.QuerySet.delete(self.filter(at__lt=before))
+            if removed:
+                self.record("audit_pruned", actor=actor, details={"before": before.isoformat(), "entries": removed})
+        return removed
 
     def delete(self) -> Never:
         raise AuditIsAppendOnlyError
@@ -134,7 +143,7 @@ class AuditIsAppendOnlyError(TypeError):
     """Somebody's code tried to change or remove an audit entry."""
 
     def __init__(self) -> None:
-        super().__init__("audit entries are never changed or deleted, except by manage.py prune_audit")
+        super().__init__("audit entries are never changed or deleted; manage.py prune_audit removes old ones")
 
 
 class AuditEntry(models.Model):

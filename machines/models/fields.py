@@ -1,7 +1,10 @@
 """Model fields that keep addresses in their one form, on the way in and in every query."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from django import forms
 from django.core.exceptions import ValidationError
 from django.db import models
 
@@ -32,7 +35,24 @@ class _NormalisedCharField(models.CharField[str, str]):
         return super().clean(self.to_python(value), model_instance)
 
     def formfield(self, **kwargs: Any) -> Any:
-        return super().formfield(**{"max_length": 60, **kwargs})
+        # Also in the form: it compares what was typed twice before the model sees it.
+        form_class = partial(NormalisedFormField, self.normalise)
+        return super().formfield(**{"form_class": form_class, "max_length": 60, **kwargs})
+
+
+class NormalisedFormField(forms.CharField):
+    """Text that `normalise` brings into one form; it raises AddressError for what it cannot read."""
+
+    def __init__(self, normalise: Callable[[str], str], **kwargs: Any) -> None:
+        self._normalise = normalise
+        super().__init__(**kwargs)
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        try:
+            return self._normalise(text) if text else text
+        except AddressError as error:
+            raise ValidationError(str(error), code="invalid") from error
 
 
 class MACAddressField(_NormalisedCharField):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -9,22 +10,18 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Q
 from django.utils import timezone
 
 from machines.boot import script
-
-if TYPE_CHECKING:
-    pass
+from machines.models.audit import Actor, AuditEntry
 
 #: A command line longer than this is cut by the x86 kernel (COMMAND_LINE_SIZE), less what the site appends.
 MAX_COMMAND_LINE = 1800
@@ -50,7 +47,9 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
                 os.fsync(file.fileno())
             stored = StoredFile(sha256=digest.hexdigest(), size=size)
             with _files_locked():
-                stored.path.parent.mkdir(mode=0o700, exist_ok=True)
+                stored.path.parent.mkdir(mode=0o750, exist_ok=True)
+                # A web server in the site's group may send it; see deploy/.
+                Path(draft).chmod(0o640)
                 Path(draft).replace(stored.path)
                 _sync_directory(stored.path.parent)
                 # Young again: it is about to be named by an image.
@@ -85,14 +84,14 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
         folder = Path(settings.RESCUESITE_DATA_DIR)
         removed = 0
         for path in [*folder.glob("files/??/*"), *folder.glob("tmp/*")]:
-            with _files_locked():
+            with _files_locked(), contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < before and not self.filter(sha256=path.name).exists():
                     path.unlink()
                     removed += 1
         return removed
 
 
-@contextmanager
+@contextlib.contextmanager
 def _files_locked() -> Iterator[None]:
     """One process at a time adds or removes stored files."""
     with (settings.RESCUESITE_DATA_DIR / "files" / ".lock").open("w") as lock:
@@ -216,8 +215,21 @@ class RescueImage(models.Model):
         if errors:
             raise ValidationError(errors)
 
-    def make_default(self) -> None:
-        """Let this image be the default, and no other."""
+    def make_default(self, actor: Actor) -> None:
+        """Let this image be the default, and no other; nothing where it is already."""
+        if self.is_default:
+            return
+        with transaction.atomic():
+            self._make_default(actor)
+
+    def _make_default(self, actor: Actor) -> None:
+        former = RescueImage.objects.default()
+        AuditEntry.objects.record(
+            "default_image_changed",
+            actor=actor,
+            subject=self.name,
+            details={"before": {"default": former.name if former else None}, "after": {"default": self.name}},
+        )
         RescueImage.objects.filter(is_default=True).exclude(pk=self.pk).update(is_default=False)
         RescueImage.objects.filter(pk=self.pk).update(is_default=True)
         self.is_default = True
@@ -233,7 +245,13 @@ class RescueImage(models.Model):
         return None
 
     def attach(self, kind: str, chunks: Iterable[bytes], name: str = "") -> ImageFile:
-        """Store the bytes of `chunks` as a file of this image; `name` is needed for a further file only.
+        """Store the bytes of `chunks` and attach them, once their name is known to be good; see `attach_stored`."""
+        if kind == ImageFile.Kind.FILE:
+            ImageFile.check_name(kind, name)
+        return self.attach_stored(kind, StoredFile.objects.store(chunks), name)
+
+    def attach_stored(self, kind: str, stored: StoredFile, name: str = "") -> ImageFile:
+        """Make `stored` a file of this image; `name` is needed for a further file only.
 
         A kernel replaces the earlier one, as does a further file of the same name; an initrd comes after those that
         there are. Raises ValidationError for a name that cannot be served.
@@ -245,7 +263,6 @@ class RescueImage(models.Model):
         elif kind == ImageFile.Kind.INITRD:
             name = self._next_initrd()
         ImageFile.check_name(kind, name)
-        stored = StoredFile.objects.store(chunks)
         file, _ = self.files.update_or_create(
             name=name, defaults={"kind": kind, "stored": stored, "position": position}
         )

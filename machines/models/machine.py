@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models, transaction
 from django.db.models import F, Q
@@ -15,31 +14,22 @@ from django.utils.functional import cached_property
 
 from machines.addresses import IPNetwork, parse_network
 from machines.boot.decide import MachineFacts, address_objection, identity_objection
-from machines.boot.request import MAX_VALUE, UNDERSTOOD, BootRequest
+from machines.boot.request import MAX_VALUE, BootRequest
 from machines.models.audit import Actor, AuditEntry
 from machines.models.fields import MACAddressField, NetworkField
+from machines.models.identity import IDENTITY_NAMES, IdentityField
 from machines.models.sighting import Sighting
 
 if TYPE_CHECKING:
     from machines.models.image import RescueImage
     from machines.models.rescue import Rescue
 
-MAX_EXPECTED = MAX_VALUE - 1
-IDENTITY_NAMES = (*UNDERSTOOD, "user_agent")
 MACHINE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
+#: Networks that exclude nobody.
+EVERYWHERE = ("0.0.0.0/0", "::/0")
+
 models.CharField.register_lookup(Length)
-
-
-def check_identity(value: Any) -> None:
-    """Raise ValidationError unless `value` maps names that a NIC can send to non-empty texts."""
-    if not isinstance(value, dict):
-        raise ValidationError('Write it like {"uuid": "…", "serial": "…"}.')
-    for name, expected in value.items():
-        if name not in IDENTITY_NAMES:
-            raise ValidationError(f"“{name}” is nothing that a NIC sends; known are: {', '.join(IDENTITY_NAMES)}.")
-        if not isinstance(expected, str) or not expected or len(expected) > MAX_EXPECTED:
-            raise ValidationError(f"What is expected of “{name}” must be a text of 1 to {MAX_EXPECTED} characters.")
 
 
 class MachineQuerySet(models.QuerySet["Machine"]):
@@ -93,6 +83,11 @@ class MachineQuerySet(models.QuerySet["Machine"]):
             models.Prefetch("rescues", Rescue.objects.unended(), to_attr="unended_rescues"),
         )
 
+    def unverified(self) -> MachineQuerySet:
+        """Those of which `Machine.is_unverified` holds."""
+        narrow = AllowedNetwork.objects.exclude(network__in=EVERYWHERE)
+        return self.filter(identity={}).exclude(pk__in=narrow.values("machine"))
+
     def lock(self, machine: Machine) -> bool:
         """Hold the machine's row for the rest of the transaction; False where it has been deleted.
 
@@ -130,10 +125,7 @@ class Machine(models.Model):
         verbose_name="rescue image",
         help_text="Empty: the default image.",
     )
-    identity: models.JSONField[dict[str, str], dict[str, str]] = models.JSONField(
-        default=dict,
-        blank=True,
-        validators=[check_identity],
+    identity = IdentityField(
         help_text='What the machine must say of itself to be believed, such as {"uuid": "…", "serial": "…"}. '
         f"Known: {', '.join(IDENTITY_NAMES)} (its beginning).",
     )
@@ -164,7 +156,8 @@ class Machine(models.Model):
     @property
     def is_unverified(self) -> bool:
         """Whether anybody who knows a MAC of this machine can ask in its name."""
-        return not self.identity and not self.networks.all()
+        narrow = [allowed for allowed in self.networks.all() if allowed.network not in EVERYWHERE]
+        return not self.identity and not narrow
 
     def believes(self, asked: BootRequest) -> bool:
         """Whether `asked` comes from where this machine's networks say, and says what its identity says."""

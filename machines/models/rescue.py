@@ -33,7 +33,7 @@ from machines.models.rescue_terms import (
     Standing,
     State,
     UpReport,
-    check_reason,
+    tidy_reason,
 )
 from machines.ssh_keys import PublicKey
 
@@ -84,13 +84,20 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
             .first()
         )
 
+    def end_expired(self) -> int:
+        """Store what time has done to rescues; returns to how many. Nothing depends on it being called."""
+        now = timezone.now()
+        return sum(
+            rescue.expire(now) for rescue in self.unended().filter(expires_at__lte=now).select_related("machine")
+        )
+
     def enable(self, machine: Machine, order: RescueOrder, actor: Actor) -> Rescue:
         """Arm a rescue of `machine`; an expired one is ended first, as of its expiry, in the same transaction.
 
         Raises ValidationError for a bad order, NoUsableImageError, or RescueActiveError.
         """
         now = timezone.now()
-        order.check(now)
+        order = order.checked(now)
         with transaction.atomic():
             Machine.objects.lock(machine)
             image = self._usable_image(order.image or machine.image or RescueImage.objects.default())
@@ -308,6 +315,8 @@ class Rescue(models.Model):
             found.append(
                 "No SSH key will be delivered: nobody who may log in has added one. Add yours before the machine boots."
             )
+        if not self.machine.macs.all():
+            found.append(f"{self.machine.name} has no MAC address: it will not be recognised. Add one.")
         if self.machine.is_unverified:
             found.append(
                 f"{self.machine.name} lists no network and no identity: "
@@ -428,7 +437,7 @@ class Rescue(models.Model):
 
     def disable(self, actor: Actor, reason: str = "") -> None:
         """End this rescue. Raises NoActiveRescueError where it has ended already, ValidationError for a bad reason."""
-        check_reason(reason)
+        reason = tidy_reason(reason)
         with transaction.atomic():
             while True:
                 now = timezone.now()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.utils import timezone
 
 from machines.addresses import IPAddress
 
@@ -54,7 +55,8 @@ class RescueActiveError(RescueError):
     def __init__(self, machine: Machine, rescue: Rescue | None) -> None:
         self.rescue = rescue
         whose = (
-            f", enabled by {rescue.enabled_by_name or 'somebody'} at {rescue.enabled_at:%Y-%m-%d %H:%M} UTC"
+            f", enabled by {rescue.enabled_by_name or 'somebody'} at "
+            f"{timezone.localtime(rescue.enabled_at):%Y-%m-%d %H:%M %Z}"
             if rescue
             else ""
         )
@@ -102,10 +104,15 @@ class Standing:
         return self.state == State.ENDED
 
 
-def check_reason(reason: str) -> None:
-    """Raise ValidationError for a reason that is no single line, or too long to keep."""
-    if len(reason) > MAX_REASON or not reason.isprintable():
-        raise ValidationError({"reason": f"Write one line of at most {MAX_REASON} characters."})
+def tidy_reason(reason: str) -> str:
+    """Return `reason` as one line, with plain spaces. Raises ValidationError where it is too long to keep.
+
+    People paste reasons from chats and tickets: characters that cannot be seen are dropped.
+    """
+    line = "".join(c for c in " ".join(reason.split()) if c.isprintable())
+    if len(line) > MAX_REASON:
+        raise ValidationError({"reason": f"Write at most {MAX_REASON} characters; these are {len(line)}."})
+    return line
 
 
 @dataclass(frozen=True)
@@ -117,8 +124,8 @@ class RescueOrder:
     image: RescueImage | None = None
     reason: str = ""
 
-    def check(self, now: datetime) -> None:
-        """Raise ValidationError, by field, for a choice that makes no sense at `now`."""
+    def checked(self, now: datetime) -> RescueOrder:
+        """Return the order, its reason tidied. Raises ValidationError, by field, for what makes no sense at `now`."""
         if self.lifetime not in Lifetime.values:
             raise ValidationError({"lifetime": f"Choose one of: {', '.join(Lifetime.values)}."})
         if self.lifetime == Lifetime.UNTIL and not self.expires_at:
@@ -126,5 +133,6 @@ class RescueOrder:
         if self.lifetime == Lifetime.PERSISTENT and self.expires_at:
             raise ValidationError({"expires_at": "A persistent rescue has no end; choose “until” for one that has."})
         if self.expires_at and self.expires_at <= now:
-            raise ValidationError({"expires_at": "This time has passed."})
-        check_reason(self.reason)
+            passed = f"This time has passed: here it is {timezone.localtime(now):%Y-%m-%d %H:%M %Z}."
+            raise ValidationError({"expires_at": passed})
+        return replace(self, reason=tidy_reason(self.reason))

@@ -246,7 +246,7 @@ def test_rescue_enable_with_another_image(machine: Machine, image: RescueImage) 
         (["web01", "--lifetime", "until"], "expires_at: Say until when."),
         (["web01", "--lifetime", "forever"], "invalid choice"),
         (["web01", "--lifetime", "persistent", "--until", "2026-03-01T14:00"], "A persistent rescue has no end"),
-        (["web01", "--until", "2026-03-01T11:00"], "This time has passed."),
+        (["web01", "--until", "2026-03-01T11:00"], "This time has passed"),
         (["web01", "--until", "tomorrow"], "“tomorrow” is no time"),
         (["web01", "--until", "2026-02-30T11:00"], "“2026-02-30T11:00” is no time"),
         (["web01", "--image", "none"], "There is no image “none”"),

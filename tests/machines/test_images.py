@@ -81,10 +81,10 @@ def test_bytes_stored_again_repair_a_file_that_was_lost(data: Path) -> None:
     assert stored.is_intact()
 
 
-def test_only_the_owner_may_read_what_is_kept(data: Path) -> None:
+def test_the_group_may_read_what_is_kept_and_others_may_not(data: Path) -> None:
     stored = StoredFile.objects.store([b"kernel bytes"])
-    assert stored.path.stat().st_mode & 0o077 == 0
-    assert stored.path.parent.stat().st_mode & 0o077 == 0
+    assert stored.path.stat().st_mode & 0o777 == 0o640
+    assert stored.path.parent.stat().st_mode & 0o777 == 0o750
 
 
 def test_a_file_that_was_cut_short_is_not_intact(data: Path) -> None:
@@ -304,7 +304,7 @@ def test_an_unknown_architecture_is_refused(db: None) -> None:
 def test_making_one_the_default_makes_no_other_the_default(db: None) -> None:
     first, second = (RescueImage.objects.create(name=name) for name in ("a", "b"))
     for image in (first, second, second):
-        image.make_default()
+        image.make_default(Actor("tester"))
     assert RescueImage.objects.default() == second
     assert RescueImage.objects.filter(is_default=True).count() == 1
 

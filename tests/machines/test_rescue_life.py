@@ -147,6 +147,11 @@ def test_an_image_that_lost_a_file_cannot_be_enabled(machine: Machine, db: None)
         enable(machine)
 
 
+def test_a_pasted_reason_becomes_one_line_with_plain_spaces(machine: Machine, image: RescueImage) -> None:
+    rescue = enable(machine, reason=" RAID\xa0lost\n two\u200b disks\0 ")
+    assert rescue.reason == "RAID lost two disks"
+
+
 @pytest.mark.parametrize(
     ("order", "fields"),
     [
@@ -156,8 +161,6 @@ def test_an_image_that_lost_a_file_cannot_be_enabled(machine: Machine, db: None)
         ({"lifetime": "until", "expires_at": noon()}, ["expires_at"]),
         ({"expires_at": noon(hours=-1)}, ["expires_at"]),
         ({"reason": "x" * 501}, ["reason"]),
-        ({"reason": "one\ntwo"}, ["reason"]),
-        ({"reason": "\0"}, ["reason"]),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_refused_at_its_field(

@@ -66,6 +66,9 @@ sleep 3
 imgfetch --name script.ipxe /boot/tok/script.ipxe || goto failed
 :got-script.ipxe
 imgexec script.ipxe || goto failed
+echo The chained script has ended
+iseq ${platform} efi && exit 1 ||
+exit 0
 :failed
 echo Rescue could not be booted, going on to the local disk
 iseq ${platform} efi && exit 1 ||

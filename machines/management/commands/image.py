@@ -8,7 +8,7 @@ from django.core.management.base import CommandError
 from django.db import transaction
 
 from machines.management.terminal import TerminalCommand, actor_named, add_json_option, image_named, table
-from machines.models import AuditEntry, ImageFile, RescueImage
+from machines.models import AuditEntry, ImageFile, RescueImage, StoredFile
 from machines.representation import image_json
 
 
@@ -51,20 +51,20 @@ class Command(TerminalCommand):
         uploads += [(ImageFile.Kind.FILE, path) for path in options["file"]]
         if options["kernel"]:
             uploads.insert(0, (ImageFile.Kind.KERNEL, options["kernel"]))
+        for path in options["file"]:
+            ImageFile.check_name(ImageFile.Kind.FILE, path.name)
+        # Before the transaction, which would keep others waiting.
+        stored = [(kind, _store(path), path.name) for kind, path in uploads]
         with transaction.atomic():
             image.save(force_insert=True)
-            for kind, path in uploads:
-                image.attach(kind, _chunks(path), path.name)
+            for kind, file, name in stored:
+                image.attach_stored(kind, file, name)
             if problem := image.problem():
                 raise CommandError(problem)
+            actor = actor_named(options["by"])
+            AuditEntry.objects.record("rescueimage_added", actor=actor, subject=image.name, details=image_json(image))
             if options["default"]:
-                image.make_default()
-            AuditEntry.objects.record(
-                "rescueimage_added",
-                actor=actor_named(options["by"]),
-                subject=image.name,
-                details=image_json(image),
-            )
+                image.make_default(actor)
         self.show(image_json(image), f"Image {image.name} added.", options)
 
     def list(self, **options: Any) -> None:
@@ -96,6 +96,13 @@ def _chunks(path: Path) -> Iterator[bytes]:
                 yield chunk
     except OSError as error:
         raise CommandError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _store(path: Path) -> StoredFile:
+    try:
+        return StoredFile.objects.store(_chunks(path))
+    except OSError as error:
+        raise CommandError(f"Cannot keep {path} in the data directory: {error.strerror}.") from error
 
 
 def _text(path: Path | None) -> str:

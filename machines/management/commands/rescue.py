@@ -1,5 +1,6 @@
 """manage.py rescue enable|disable|status: the switch, for people at a terminal."""
 
+import time
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -16,6 +17,10 @@ from machines.management.terminal import (
 from machines.models import Rescue
 from machines.models.rescue_terms import NoActiveRescueError, RescueError, RescueOrder
 from machines.representation import rescue_json
+from machines.wording import STATES
+
+#: Seconds between two looks.
+_POLL = 0.5
 
 
 class Command(TerminalCommand):
@@ -32,6 +37,10 @@ class Command(TerminalCommand):
         disable = actions.add_parser("disable", help="boot the disk from the next power-on")
         disable.set_defaults(run=self.disable)
         status = actions.add_parser("status", help="show the latest rescue")
+        status.add_argument(
+            "--wait", action="store_true", help="until the rescue system is up, or the rescue has ended"
+        )
+        status.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="of --wait (%(default)s)")
         status.set_defaults(run=self.status)
         for parser in (enable, disable):
             parser.add_argument("--reason", default="", help="kept in the audit log")
@@ -78,6 +87,8 @@ class Command(TerminalCommand):
     def status(self, **options: Any) -> None:
         machine = machine_named(options["name"])
         rescue = machine.rescues.select_related("machine").first()
+        if rescue and options["wait"]:
+            self._wait(rescue, options["timeout"])
         if rescue is None:
             self.show(None, f"There has been no rescue of {machine.name}: it boots its disk.", options)
             return
@@ -87,4 +98,26 @@ class Command(TerminalCommand):
             for name, value in shown.items()
             if value
         ]
-        self.show(shown, table(lines, ["", ""]).strip("\n"), options)
+        self.show(shown, table(lines, ["", ""]).strip("\n") + _login(rescue), options)
+        if options["wait"] and shown["state"] != Rescue.State.UP:
+            raise CommandError(f"The rescue of {machine.name} has ended: {shown['end_cause']}.")
+
+    def _wait(self, rescue: Rescue, timeout: float) -> None:
+        """Return once `rescue` is up or ended, saying on standard error how it goes. Raises CommandError."""
+        until, said = time.monotonic() + timeout, ""
+        while (state := rescue.standing().state) not in {Rescue.State.UP, Rescue.State.ENDED}:
+            if state != said:
+                self.stderr.write(f"{rescue.machine.name}: {STATES[state]}")
+                said = state
+            if time.monotonic() > until:
+                raise CommandError(f"{rescue.machine.name} is not up after {timeout:g} s: {STATES[state]}.")
+            time.sleep(_POLL)
+            rescue.refresh_from_db()
+
+
+def _login(rescue: Rescue) -> str:
+    """How to log in, where the system is up and has said where it is."""
+    if rescue.standing().state != Rescue.State.UP or not rescue.address:
+        return ""
+    known = "".join(f"\n    {rescue.address} {key}" for key in rescue.host_keys)
+    return f"\n\nLog in:\n    ssh root@{rescue.address}" + (f"\nknown_hosts:{known}" if known else "")

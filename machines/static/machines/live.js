@@ -1,39 +1,71 @@
 "use strict";
-// A machine's page: fetches its panel again while a rescue is under way, and copies what has a copy button.
+// A machine's page: fetches its panel again, often while a rescue is under way, and copies what has a copy button.
 (() => {
-    const EVERY = 2000;
+    const OFTEN = 2000, SELDOM = 10000;
     const panel = () => document.getElementById("panel");
-    const isLive = () => panel()?.querySelector("[data-live='1']");
+    const isLive = () => Boolean(panel().querySelector("[data-live='1']"));
+    let shown = "", updated = new Date();
+
+    function say(text) {
+        document.getElementById("panel-stale").textContent = text;
+    }
+
+    // Only when something has changed: selected text and scroll position are somebody's.
+    function show(html) {
+        if (html === shown) {
+            return;
+        }
+        const first = shown === "";
+        shown = html;
+        const scrolled = panel().querySelector(".timeline").scrollTop;
+        if (!first || html.trim() !== panel().innerHTML.trim()) {
+            panel().innerHTML = html;
+            panel().querySelector(".timeline").scrollTop = scrolled;
+        }
+    }
 
     async function refresh() {
         if (!document.hidden) {
             try {
                 const response = await fetch(panel().dataset.url, {redirect: "error"});
-                if (response.ok) {
-                    const list = panel().querySelector(".timeline");
-                    const scrolled = list ? list.scrollTop : 0;
-                    panel().innerHTML = await response.text();
-                    panel().querySelector(".timeline").scrollTop = scrolled;
+                if (!response.ok) {
+                    throw new Error(response.statusText);
                 }
+                show(await response.text());
+                updated = new Date();
+                say("");
             } catch {
-                // The site may be restarting; the next try will tell.
+                say(`Not updated since ${updated.toLocaleTimeString()}: the site does not answer, or you are logged out. Reload the page.`);
             }
         }
-        if (isLive()) {
-            setTimeout(refresh, EVERY);
+        setTimeout(refresh, isLive() ? OFTEN : SELDOM);
+    }
+
+    // navigator.clipboard is there over https and on localhost only.
+    async function copy(text, beside) {
+        try {
+            await navigator.clipboard.writeText(text);
+            return true;
+        } catch {
+            const range = document.createRange();
+            range.selectNodeContents(beside);
+            const selection = window.getSelection();
+            selection.removeAllRanges();
+            selection.addRange(range);
+            return document.execCommand("copy");
         }
     }
 
     document.addEventListener("click", async (event) => {
         const text = event.target.dataset?.copy;
         if (text) {
-            await navigator.clipboard.writeText(text);
-            event.target.textContent = "Copied";
+            const done = await copy(text, event.target.parentElement.querySelector("code"));
+            event.target.textContent = done ? "Copied" : "Press Ctrl-C";
         }
     });
     document.addEventListener("DOMContentLoaded", () => {
-        if (isLive()) {
-            setTimeout(refresh, EVERY);
+        if (panel()) {
+            setTimeout(refresh, isLive() ? OFTEN : SELDOM);
         }
     });
 })();

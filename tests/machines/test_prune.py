@@ -1,0 +1,60 @@
+"""manage.py prune_audit, and rescue status --wait."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test import Client
+from django.utils import timezone
+
+from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage
+from machines.models.rescue_terms import RescueOrder
+from tests.conftest import MAC
+
+
+def test_old_entries_are_removed_and_that_is_recorded(db: None) -> None:
+    now = timezone.now()
+    for days in (1, 399, 401, 800):
+        AuditEntry.objects.record("test", subject=str(days), at=now - timedelta(days=days))
+    call_command("prune_audit", stdout=StringIO())
+    assert sorted(AuditEntry.objects.filter(action="test").values_list("subject", flat=True)) == ["1", "399"]
+    assert AuditEntry.objects.get(action="audit_pruned").details["entries"] == 2
+
+
+def test_expired_rescues_are_ended_as_of_their_expiry(machine: Machine, image: RescueImage, actor: Actor) -> None:
+    rescue = Rescue.objects.enable(machine, RescueOrder("until", timezone.now() + timedelta(hours=1)), actor)
+    expiry = timezone.now() - timedelta(minutes=5)
+    Rescue.objects.filter(pk=rescue.pk).update(expires_at=expiry)
+    call_command("prune_audit", stdout=StringIO())
+    rescue.refresh_from_db()
+    assert (rescue.state, rescue.end_cause, rescue.ended_at) == ("ended", "expired", expiry)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_waiting_ends_when_the_system_is_up_and_says_how_to_log_in(machine: Machine, image: RescueImage) -> None:
+    rescue = Rescue.objects.enable(machine, RescueOrder(), Actor("tester"))
+
+    def boot() -> None:
+        client = Client()
+        client.get("/boot", {"mac": MAC})
+        client.get(f"/boot/{rescue.token}/ready")
+        client.post(f"/boot/{rescue.token}/up", {"boot_id": "b", "address": "192.0.2.7"})
+        connection.close()
+
+    out = StringIO()
+    thread = threading.Thread(target=boot)
+    thread.start()
+    call_command("rescue", "status", "web01", "--wait", "--timeout", "60", stdout=out, stderr=StringIO())
+    thread.join()
+    assert "ssh root@192.0.2.7" in out.getvalue()
+
+
+def test_waiting_for_a_rescue_that_never_boots_fails_in_time(machine: Machine, image: RescueImage) -> None:
+    Rescue.objects.enable(machine, RescueOrder(), Actor("tester"))
+    with pytest.raises(CommandError, match="is not up after 0 s"):
+        call_command("rescue", "status", "web01", "--wait", "--timeout", "0", stdout=StringIO(), stderr=StringIO())
