@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Debian's packages: to run the site, and to run its tests (virtual machines, browser, databases, web server).
 RUN_PACKAGES := python3-venv
 TEST_PACKAGES := $(RUN_PACKAGES) qemu-system-x86 ovmf ipxe-qemu seabios grub-common grub-efi-amd64-bin \
-	busybox-static cpio postgresql nginx-light chromium fonts-dejavu-core
+	busybox-static cpio openssl postgresql nginx-light chromium fonts-dejavu-core
 
 .PHONY: run test test-fast bench lint setup setup-test screenshots clean
 

@@ -6,10 +6,13 @@ import hashlib
 import http.client
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +24,7 @@ import pytest
 
 from tests.e2e.cluster import Cluster, cluster
 from tests.e2e.conftest import MakeSite
-from tests.e2e.site import Reply, Site, ask, free_port, percentile, token_in
+from tests.e2e.site import ROOT, Reply, Site, ask, free_port, percentile, token_in
 from tests.e2e.vm import MAC
 
 pytestmark = pytest.mark.e2e
@@ -119,32 +122,17 @@ def test_clients_that_do_not_close_their_connection_do_not_delay_boot_answers(si
 
 @contextmanager
 def nginx(site: Site, folder: Path) -> Iterator[int]:
-    """nginx in front of the site, as the README tells; yields its port."""
+    """nginx in front of the site, configured by deploy/nginx.conf, with workers that are not root; yields its port."""
     folder.mkdir()
     port = free_port()
-    temporary = "\n".join(
-        f"{kind}_temp_path {folder / kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
     config = folder / "nginx.conf"
+    temporary = "".join(
+        f"{kind}_temp_path {folder / kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
     config.write_text(
-        f"""
-        daemon off; worker_processes 1; pid {folder / "pid"}; error_log {folder / "error.log"};
-        {"user root;" if os.geteuid() == 0 else ""}
-        events {{}}
-        http {{
-            access_log off;
-            {temporary}
-            server {{
-                listen 127.0.0.1:{port};
-                location / {{
-                    proxy_pass http://127.0.0.1:{site.port};
-                    proxy_set_header Host $http_host;
-                    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-                }}
-                location /rescue-files/ {{ internal; alias {site.data_dir}/files/; }}
-            }}
-        }}
-        """
+        f"daemon off; worker_processes 1; pid {folder / 'pid'}; error_log {folder / 'error.log'};\n"
+        f"{'user www-data;' if os.geteuid() == 0 else ''}\nevents {{}}\n"
+        f"http {{ access_log off; {temporary}\n{deployed(site, port, folder)} }}\n"
     )
     process = subprocess.Popen(
         ["/usr/sbin/nginx", "-e", str(folder / "error.log"), "-c", str(config)], stderr=subprocess.DEVNULL
@@ -167,15 +155,46 @@ def nginx(site: Site, folder: Path) -> Iterator[int]:
             process.wait()
 
 
+def deployed(site: Site, port: int, folder: Path) -> str:
+    """deploy/nginx.conf for this site: other addresses, paths and certificate, and nothing else."""
+    certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=rescue.example.net"]
+    keys = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "fullchain.pem")]
+    subprocess.run([*certificate, *keys], check=True, stderr=subprocess.DEVNULL)
+    text = (ROOT / "deploy" / "nginx.conf").read_text()
+    for ours, theirs in {
+        "listen 80 default_server;": f"listen 127.0.0.1:{port} default_server;",
+        "listen [::]:80 default_server;": "",
+        "listen 443 ssl;": f"listen 127.0.0.1:{free_port()} ssl;",
+        "listen [::]:443 ssl;": "",
+        "unix:/run/rescuesite/site.sock": f"127.0.0.1:{site.port}",
+        "/var/lib/rescuesite/": f"{site.data_dir}/",
+        "/etc/ssl/rescuesite/": f"{folder}/",
+    }.items():
+        assert ours in text
+        text = text.replace(ours, theirs)
+    return text
+
+
 BEHIND = {"RESCUESITE_ACCEL_PREFIX": "/rescue-files/", "RESCUESITE_TRUSTED_PROXIES": "127.0.0.1"}
 
 
 @pytest.fixture
-def behind(make_site: MakeSite, tmp_path: Path) -> Iterator[tuple[Site, int]]:
-    """A site behind nginx; and nginx's port."""
-    site = make_site(BEHIND)
-    with nginx(site, tmp_path / "nginx") as port:
-        yield site, port
+def behind(furnished: Path, tmp_path: Path) -> Iterator[tuple[Site, int]]:
+    """A site behind nginx, whose user is in the site's group; and nginx's port."""
+    # pytest's own folders are closed to nginx's user.
+    with tempfile.TemporaryDirectory(prefix="rescuesite-nginx-", dir="/tmp") as base:
+        Path(base).chmod(0o755)
+        data_dir = Path(base) / "data"
+        shutil.copytree(furnished, data_dir)
+        if os.geteuid() == 0:
+            for path in [data_dir, data_dir / "tmp", *data_dir.glob("files/**/")]:
+                shutil.chown(path, group="www-data")
+                path.chmod(path.stat().st_mode | stat.S_ISGID)
+        with Site(data_dir, BEHIND) as site:
+            site.start()
+            with nginx(site, tmp_path / "nginx") as port:
+                yield site, port
+        site.check_log()
 
 
 def test_nginx_sends_the_files_that_the_site_hands_over(behind: tuple[Site, int], big_file: Path) -> None:
@@ -193,6 +212,12 @@ def test_nginx_sends_a_part_of_a_file(behind: tuple[Site, int], big_file: Path) 
     reply = ask(port, serve_big_file(site, big_file), Range="bytes=1000000-1000099")
     assert (reply.status, reply.headers["Content-Range"]) == (206, f"bytes 1000000-1000099/{BIG}")
     assert reply.body == big_file.read_bytes()[1_000_000:1_000_100]
+
+
+def test_nginx_answers_a_card_that_asks_by_address(behind: tuple[Site, int]) -> None:
+    _, port = behind
+    assert ask(port, f"/boot?mac={MAC}", Host="192.0.2.10").text.startswith("#!ipxe\nset rescuesite local\n")
+    assert ask(port, f"//boot?mac={MAC}").text.startswith("#!ipxe\n")
 
 
 def test_nobody_gets_a_file_from_nginx_without_the_site(behind: tuple[Site, int], big_file: Path) -> None:

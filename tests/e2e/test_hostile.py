@@ -138,6 +138,27 @@ def assert_little_is_kept(site: Site) -> None:
             assert all(value.isprintable() for value in row.values() if isinstance(value, str)), row
 
 
+# What is hardly HTTP
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        b"GET /boot?mac=\xe4\xff HTTP/1.1",
+        b"GET /boot?product=Server 9 HTTP/1.1",
+        b"GET /boot?a=\x01\x7f HTTP/1.1",
+        b"GET",
+    ],
+)
+@pytest.mark.parametrize("headers", [b"Host: x\r\nHost: y\r\n", b"H\xc3\xa4: x\r\n", b"Host: x\r\n"])
+def test_what_cannot_be_read_as_http_is_told_to_boot_its_disk(
+    target: Site, request_line: bytes, headers: bytes
+) -> None:
+    status, _, body = exchange(target.port, request_line + b"\r\n" + headers + b"\r\n")
+    assert status == 200
+    assert is_valid(body.decode())
+
+
 # Queries
 
 #: What gunicorn lets stand in a request line: it answers 400 to raw control characters, spaces and bytes from 0x80 on.
