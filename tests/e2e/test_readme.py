@@ -34,7 +34,7 @@ def test_every_command_at_a_terminal_does_what_it_says(make_site: MakeSite, tmp_
     site.shell("from django.contrib.auth.models import User; User.objects.create_superuser('admin')")
     for name in ("vmlinuz", "initrd.img"):
         (tmp_path / name).write_bytes(b"content")
-    lines = blocks(".venv/bin/python manage.py")
+    lines = [line.replace("--wait", "") for line in blocks(".venv/bin/python manage.py")]
     assert len(lines) == 4
     # The furnished site has a machine of this name.
     for line in (line.replace("web01", "web77") for line in lines):
@@ -45,6 +45,12 @@ def test_every_command_at_a_terminal_does_what_it_says(make_site: MakeSite, tmp_
         assert done.returncode == 0, done.stderr.decode()
     assert site.rescue("web77")["state"] == "armed"
     assert site.rescue("web77")["image"] == "grml"
+
+
+def test_every_link_into_the_project_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert "docs/front-page.png" in links
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="there is nothing to clone: this is not a checkout")
