@@ -85,7 +85,8 @@ def _database() -> dict[str, Any]:
     )
     options = database.setdefault("OPTIONS", {})
     if database["ENGINE"].endswith("sqlite3"):
-        database["CONN_MAX_AGE"] = 60
+        # A connection outlives a file that somebody puts in the database's place, and would go on answering from it.
+        database["CONN_MAX_AGE"] = 0
         options |= {
             # A transaction that will write takes the lock at once: waiting works, upgrading a read lock does not.
             "transaction_mode": "IMMEDIATE",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -14,7 +15,7 @@ from django.utils import timezone
 from machines.boot import script
 from machines.boot.deadline import Deadline, DeadlineExceededError, run_by
 from machines.boot.decide import MachineFacts, Outcome, Reason, decide
-from machines.boot.recorder import STRANGERS, recorder
+from machines.boot.recorder import STRANGERS, Prepared, recorder
 from machines.boot.request import BootRequest
 from machines.boot.strangers import StrangerBudget
 from machines.models import AuditEntry, LastContact, Machine, Rescue, Sighting
@@ -98,30 +99,25 @@ def _decide(asked: BootRequest, token: str | None = None) -> Answer:
 
 
 def _decide_and_record(asked: BootRequest, deadline: Deadline) -> Answer:
-    decided = run_by(deadline, lambda: _decide(asked))
-    try:
-        decided = _record(asked, decided, deadline)
-    except (Error, DeadlineExceededError) as error:
-        if decided.outcome is Outcome.RESCUE:
-            raise
+    decided, error = recorder.run(lambda: _prepared(asked), deadline)
+    if isinstance(error, ChangedMeanwhileError) and decided.machine:
+        decided = _decide_in_turn(asked, decided.machine, deadline)
+    elif error:
+        if decided.outcome is Outcome.RESCUE or not isinstance(error, Error | DeadlineExceededError):
+            raise error
         # A pass-through is right whether or not it can be written down.
         logger.error("answer %s to %s was not recorded: %s", decided.reason, asked.mac, str(error) or LATE)
     _record_unwritten(deadline)
     return decided
 
 
-def _record(asked: BootRequest, decided: Answer, deadline: Deadline) -> Answer:
-    """Write down what was decided; returns it, or what was decided instead because the rescue had changed."""
-    machine = decided.machine
-    if machine is None:
-        if count := budget.spend(decided.reason):
-            _record_strangers(asked, decided.reason, count, deadline)
-        return decided
-    try:
-        recorder.commit(lambda: _record_known(asked, decided, machine), deadline, order=machine.pk)
-    except ChangedMeanwhileError:
-        return _decide_in_turn(asked, machine, deadline)
-    return decided
+def _prepared(asked: BootRequest) -> Prepared[Answer]:
+    """Decide, and say what is to be written down of it."""
+    decided = _decide(asked)
+    if machine := decided.machine:
+        return Prepared(decided, partial(_record_known, asked, decided, machine), machine.pk)
+    count = budget.spend(decided.reason)
+    return Prepared(decided, partial(_record_strangers, asked, decided.reason, count) if count else None)
 
 
 def _decide_in_turn(asked: BootRequest, machine: Machine, deadline: Deadline) -> Answer:
@@ -150,7 +146,7 @@ def _record_unwritten(deadline: Deadline) -> None:
     for waiting in budget.unwritten():
         try:
             if count := budget.collect(waiting):
-                _record_strangers(None, Reason(waiting), count, deadline)
+                recorder.commit(partial(_record_strangers, None, Reason(waiting), count), deadline, order=STRANGERS)
         except (Error, DeadlineExceededError) as error:
             logger.error("%s answers were not counted: %s", waiting, str(error) or LATE)
 
@@ -175,19 +171,15 @@ def _record_known(asked: BootRequest, decided: Answer, machine: Machine) -> None
     AuditEntry.objects.record_answer("boot", machine=machine, rescue=rescue, at=now, **_columns(asked, decided.reason))
 
 
-def _record_strangers(asked: BootRequest | None, reason: Reason, count: int, deadline: Deadline) -> None:
+def _record_strangers(asked: BootRequest | None, reason: Reason, count: int) -> None:
     """Count `count` answers for `reason`, of which `asked` is the latest, where it is known."""
-
-    def work() -> None:
-        now = timezone.now()
+    now = timezone.now()
+    try:
         if asked and asked.mac:
             Sighting.objects.note(asked, now)
         columns = _columns(asked, reason) if asked else {"reason": reason, "outcome": reason.outcome}
         AuditEntry.objects.record_stranger("boot", at=now, count=count, **columns)
-
-    try:
-        recorder.commit(work, deadline, order=STRANGERS)
-    except (Error, DeadlineExceededError):
+    except Error:
         budget.give_back(reason, count)
         raise
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TypeVar
 
-from django.db import close_old_connections
+from django.db import close_old_connections, connection
 
 Result = TypeVar("Result")
 
@@ -66,10 +66,23 @@ def _executor() -> ThreadPoolExecutor:
         return _pool
 
 
+def give_back_connection() -> None:
+    """What Django does at the end of a request, and more: a connection that saw an error is closed.
+
+    The error's traceback may hold cursors in a reference cycle. Were the connection used on, Python's garbage collector
+    could free such a cursor in any thread, and wait there for SQLite's lock on the connection, which another thread
+    holds while it waits for the database.
+    """
+    # Before Django's own, which forgets the error.
+    if connection.errors_occurred:
+        connection.close()
+    close_old_connections()
+
+
 def _with_connections(work: Callable[[], Result]) -> Result:
     """Do for this thread's database connection what Django does around a request."""
     close_old_connections()
     try:
         return work()
     finally:
-        close_old_connections()
+        give_back_connection()

@@ -1,25 +1,32 @@
-"""Writes down what the boot face does: one thread for each process, many requests in one commit.
+"""The boot face's one thread that decides and writes: many requests in one commit.
 
 After a power failure hundreds of machines ask at once, and each answer is to be on disk before it leaves. Threads that
-each commit would queue for the database's one write lock (SQLite has no fair queue) and wait for the disk one after the
-other; so they hand their writing to this thread, which commits what has come in meanwhile together.
+each read and commit would get in each other's way: they take turns at Python's lock, queue for the database's write
+lock (SQLite has no fair queue), and wait for the disk one after the other. So they hand their work to this thread; it
+prepares what has come in meanwhile, and commits it together.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import math
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
-from django.db import close_old_connections, connections, transaction
+from django.conf import settings
+from django.db import close_old_connections, connection, connections, transaction
 
-from machines.boot.deadline import Deadline, DeadlineExceededError
+from machines.boot.deadline import Deadline, DeadlineExceededError, give_back_connection
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: So many pieces of work are committed together at most: others want the write lock as well.
 MAX_BATCH = 50
@@ -27,18 +34,31 @@ MAX_BATCH = 50
 STRANGERS = math.inf
 
 
+@dataclass(frozen=True)
+class Prepared(Generic[Result]):
+    """What came of the reading: a result, and what is to be written before it counts.
+
+    `order` is the primary key of the machine whose row `write` holds, or STRANGERS: what is committed together takes
+    its locks in this order, as other processes do.
+    """
+
+    result: Result
+    write: Callable[[], object] | None = None
+    order: float = STRANGERS
+
+
 @dataclass
 class _Job:
-    work: Callable[[], object]
+    prepare: Callable[[], Prepared[Any]]
     deadline: Deadline
-    order: float
     done: threading.Event = field(default_factory=threading.Event)
+    prepared: Prepared[Any] | None = None
     #: What became of it; until it is committed, that it was not done in time.
     error: Exception | None = field(default_factory=DeadlineExceededError)
 
 
 class Recorder:
-    """Commits work handed over by many threads; a thread of its own is started on first use, in each process."""
+    """Does work handed over by many threads; a thread of its own is started on first use, in each process."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -46,24 +66,29 @@ class Recorder:
         self._pid: int | None = None
         self._starting = threading.Lock()
 
-    def commit(self, work: Callable[[], object], deadline: Deadline, *, order: float) -> None:
-        """Return once what `work` writes is committed. Raises what it raises, or DeadlineExceededError.
+    def run(self, prepare: Callable[[], Prepared[Result]], deadline: Deadline) -> tuple[Result, Exception | None]:
+        """Return the result that `prepare` leads to, and None once what it asks to write is committed.
 
-        Work whose deadline passes before it is its turn is not done at all; `work` may run in any thread. `order` is
-        the primary key of the machine whose row it holds, or STRANGERS: work that is committed together takes its
-        locks in this order, as other processes do.
+        Where the writing failed or was too late, its error stands instead of None. Raises what `prepare` raises, or
+        DeadlineExceededError when there is no result in time. What is late when its turn comes is not done at all.
         """
+        job = _Job(prepare, deadline)
         if deadline.remaining() is None:
-            with transaction.atomic():
-                work()
-            return
-        self._start()
-        job = _Job(work, deadline, order)
-        self._jobs.put(job)
-        if not job.done.wait(deadline.remaining()):
-            raise DeadlineExceededError
-        if job.error:
-            raise job.error
+            _prepare(job)
+            _commit_together([job])
+        else:
+            self._start()
+            self._jobs.put(job)
+            job.done.wait(deadline.remaining())
+        if job.prepared is None:
+            raise job.error or DeadlineExceededError
+        return job.prepared.result, job.error if job.done.is_set() else DeadlineExceededError()
+
+    def commit(self, work: Callable[[], object], deadline: Deadline, *, order: float) -> None:
+        """Return once what `work` writes is committed. Raises what it raises, or DeadlineExceededError."""
+        _, error = self.run(lambda: Prepared(None, work, order), deadline)
+        if error:
+            raise error
 
     def stop(self) -> None:
         """End the thread, once what was handed over before is done, and give its database connection back."""
@@ -86,10 +111,13 @@ class Recorder:
         while jobs := _next_batch(waiting):
             try:
                 close_old_connections()
-                _commit_together(sorted((job for job in jobs if job.deadline.remaining()), key=lambda job: job.order))
-                close_old_connections()
+                for job in jobs:
+                    if job.deadline.remaining():
+                        _prepare(job)
+                _commit_together(jobs)
+                give_back_connection()
             except Exception:
-                logger.exception("the boot face's writer goes on after an error")
+                logger.exception("the boot face goes on after an error")
             for job in jobs:
                 job.done.set()
         connections.close_all()
@@ -107,22 +135,53 @@ def _next_batch(waiting: queue.SimpleQueue[_Job | None]) -> list[_Job]:
     return jobs
 
 
+def _prepare(job: _Job) -> None:
+    """Read, outside of any transaction. Who has nothing to write need not wait for the others' commit."""
+    try:
+        job.prepared = job.prepare()
+    except Exception as error:
+        job.error = error
+        job.done.set()
+    else:
+        if job.prepared.write is None:
+            job.error = None
+            job.done.set()
+
+
 def _commit_together(jobs: list[_Job]) -> None:
     """Each job in a savepoint, all in one transaction: an error of one is its own, one of the commit everybody's."""
+    writing = [(job, job.prepared.order, job.prepared.write) for job in jobs if job.prepared and job.prepared.write]
+    writing.sort(key=lambda work: work[1])
     failed: dict[int, Exception] = {}
+    if not writing:
+        return
     try:
-        with transaction.atomic():
-            for n, job in enumerate(jobs):
+        with _turn(), transaction.atomic():
+            for n, (job, _, write) in enumerate(writing):
                 try:
-                    with transaction.atomic():
-                        job.work()
+                    with transaction.atomic(savepoint=len(writing) > 1):
+                        write()
                         job.deadline.check()
                 except Exception as error:
                     failed[n] = error
+                    if len(writing) == 1:
+                        raise
     except Exception as error:
-        failed = {n: failed.get(n, error) for n in range(len(jobs))}
-    for n, job in enumerate(jobs):
+        failed = {n: failed.get(n, error) for n in range(len(writing))}
+    for n, (job, _, _) in enumerate(writing):
         job.error = failed.get(n)
+        job.done.set()
+
+
+@contextlib.contextmanager
+def _turn() -> Iterator[None]:
+    """On SQLite, one process after the other: who waits in SQLite itself polls, and starves beside a busy one."""
+    if connection.vendor != "sqlite" or connection.in_atomic_block:
+        yield
+        return
+    with (settings.RESCUESITE_DATA_DIR / "boot.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 recorder = Recorder()

@@ -27,4 +27,5 @@ class QuietStrangers(logging.Filter):
         if 400 <= status < 500:
             record.exc_info = None
             return not (status == 404 and "/boot/" in record.getMessage())
-        return True
+        # Whoever probes knows by the answer.
+        return not (status == 503 and "/readyz" in record.getMessage())

@@ -44,10 +44,11 @@ ip addr add "$ip/${mask:-24}" dev "$interface"
 
 def disk_image(path: Path) -> Path:
     """A disk whose boot sector writes DISK_MARKER to the first serial port, again and again."""
-    code = bytes.fromhex("31c0 8ed8 be1b7c ac 08c0 7406 baf803 ee ebf5 f4 ebfd".replace(" ", ""))
+    # xor ax,ax; mov ds,ax; again: mov si,message; next: lodsb; or al,al; jz done; mov dx,3f8h; out dx,al; jmp next;
+    # done: sti; hlt (until the timer ticks); jmp again
+    code = bytes.fromhex("31c0 8ed8 be167c ac 08c0 7406 baf803 ee ebf5 fb f4 ebee")
+    assert len(code) == 0x16, "mov si points behind the code"
     message = f"\r\n{DISK_MARKER}\r\n".encode() + b"\0"
-    # `mov si` points behind the code.
-    code = code.replace(bytes.fromhex("be1b7c"), b"\xbe" + (0x7C00 + len(code)).to_bytes(2, "little"))
     path.write_bytes((code + message).ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
     return path
 
