@@ -1,0 +1,90 @@
+"""manage.py build_rescue_image: make a rescue system of Debian's packages, and let it be the default image."""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError, transaction
+
+from machines.management.terminal import actor_named
+from machines.models import AuditEntry, ImageFile, RescueImage, StoredFile
+from machines.representation import image_json
+from machines.rescue_system.builder import PROFILES, Builder, BuildError, Built, Recipe, build_folder
+
+_CHUNK = 1 << 20
+
+
+class Command(BaseCommand):
+    help = "Build a rescue system of Debian's packages, and make it the default rescue image."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--suite", default=_own_suite(), help="Debian's release (default: %(default)s)")
+        parser.add_argument("--profile", choices=PROFILES, default="full", help="small runs in 768 MB (default: full)")
+        parser.add_argument("--include", default="", metavar="PACKAGES", help="further packages, separated by commas")
+        parser.add_argument("--mirror", default="", help="Debian mirror (default: this host's)")
+        parser.add_argument("--name", help="of the image (default: debian-SUITE, or debian-SUITE-small)")
+        parser.add_argument("--by", metavar="USER", help="the user in whose name it is done")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        include = [name.strip() for name in options["include"].split(",") if name.strip()]
+        recipe = Recipe(options["suite"], options["profile"], include, options["mirror"])
+        name = options["name"] or f"debian-{recipe.suite}" + ("-small" if recipe.profile == "small" else "")
+        try:
+            # Before the long work: is there a database to put its result into?
+            actor, _ = actor_named(options["by"]), RescueImage.objects.exists()
+        except DatabaseError as error:
+            raise CommandError(f"The database is not ready ({error}). Run manage.py migrate.") from error
+        started = time.monotonic()
+
+        def say(line: str) -> None:
+            self.stderr.write(f"[{time.monotonic() - started:4.0f} s] {line}")
+
+        try:
+            with build_folder(Path(settings.RESCUESITE_DATA_DIR) / "tmp") as folder:
+                built = Builder(recipe, Path(folder), say).build()
+                kernel, initrd = _stored(built.kernel), _stored(built.initrd)
+        except BuildError as error:
+            raise CommandError(f"{error}\nThe earlier image, if there is one, is as it was.") from error
+        except OSError as error:
+            raise CommandError(f"Cannot build: {error}. The earlier image, if there is one, is as it was.") from error
+        with transaction.atomic():
+            image, _ = RescueImage.objects.update_or_create(name=name, defaults=_described(recipe, built))
+            image.files.all().delete()
+            image.attach_stored(ImageFile.Kind.KERNEL, kernel)
+            image.attach_stored(ImageFile.Kind.INITRD, initrd)
+            AuditEntry.objects.record("rescueimage_built", actor=actor, subject=image.name, details=image_json(image))
+            image.make_default(actor)
+        self.stdout.write(
+            f"Image {image.name} is the default now: kernel {kernel.size >> 20} MB, initrd {initrd.size >> 20} MB, "
+            f"SHA-256 {kernel.sha256[:12]}… {initrd.sha256[:12]}…"
+        )
+
+
+def _described(recipe: Recipe, built: Built) -> dict[str, Any]:
+    return {
+        "description": f"Debian {recipe.suite}, profile {recipe.profile}, kernel {built.version}; runs from memory",
+        "architecture": RescueImage.Architecture.X86_64,
+        "command_line": "console=tty0 console=ttyS0,115200n8 quiet",
+        "chain_script": "",
+        "reports": True,
+    }
+
+
+def _stored(path: Path) -> StoredFile:
+    with path.open("rb") as file:
+        return StoredFile.objects.store(iter(lambda: file.read(_CHUNK), b""))
+
+
+def _own_suite() -> str:
+    """The release of this host, if it is Debian; its packages are what the host's mirror has."""
+    try:
+        lines = Path("/etc/os-release").read_text().splitlines()
+    except OSError:
+        return "stable"
+    values = dict(line.partition("=")[::2] for line in lines)
+    return values.get("VERSION_CODENAME", "stable").strip('"') if values.get("ID") == "debian" else "stable"
