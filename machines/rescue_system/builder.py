@@ -16,7 +16,7 @@ from machines.boot import newc
 HERE = Path(__file__).resolve().parent
 PROFILES = ("small", "full")
 #: Programs needed, and the Debian package that has each.
-TOOLS = {"mmdebstrap": "mmdebstrap", "mksquashfs": "squashfs-tools", "zstd": "zstd"}
+TOOLS = {"mmdebstrap": "mmdebstrap", "mksquashfs": "squashfs-tools"}
 #: The kernel modules that the first program needs to open the root: a loop device, its file system, the layers.
 EARLY_MODULES = ("loop", "squashfs", "overlay")
 #: Times in the image, unless SOURCE_DATE_EPOCH says otherwise: 2025-01-01. The same input gives the same bytes.
@@ -86,6 +86,7 @@ class Builder:
 
     def _root(self) -> Path:
         """Debian, with our files in it and without what it does not need, as a tar archive."""
+        # No hook may empty the root's /tmp: mmdebstrap's apt would lose its configuration, and clear this host's lists.
         tar = self.folder / "root.tar"
         self.say(f"Debian {self.recipe.suite}: {len(self.recipe.packages())} packages and what they need")
         overlay = self._overlay()
@@ -101,7 +102,6 @@ class Builder:
             f'cp "$1"/bin/busybox {self.folder}/busybox',
             'rm "$1"/usr/lib/rescuesite/finish-image',
             "rm -rf " + " ".join(f'"$1"/{path}' for path in _lines(HERE / "trim.txt")),
-            'mkdir -p "$1"/var/log "$1"/var/cache/apt/archives/partial "$1"/var/lib/apt/lists/partial',
         ]
         command = [
             *("mmdebstrap", "--variant=minbase", "--components=main", "--format=tar"),

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -42,14 +43,22 @@ ip addr add "$ip/${mask:-24}" dev "$interface"
 """
 
 
-def disk_image(path: Path) -> Path:
-    """A disk whose boot sector writes DISK_MARKER to the first serial port, again and again."""
+def disk_image(path: Path, megabytes: int = 1) -> Path:
+    """A disk whose boot sector writes DISK_MARKER to the first serial port, again and again.
+
+    One larger than a megabyte has a partition at its first, for a test to fill.
+    """
     # xor ax,ax; mov ds,ax; again: mov si,message; next: lodsb; or al,al; jz done; mov dx,3f8h; out dx,al; jmp next;
     # done: sti; hlt (until the timer ticks); jmp again
     code = bytes.fromhex("31c0 8ed8 be167c ac 08c0 7406 baf803 ee ebf5 fb f4 ebee")
     assert len(code) == 0x16, "mov si points behind the code"
     message = f"\r\n{DISK_MARKER}\r\n".encode() + b"\0"
-    path.write_bytes((code + message).ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
+    sector = (code + message).ljust(446, b"\0")
+    if megabytes > 1:
+        # One partition of type 8e (Linux LVM), from the first to the last full megabyte.
+        sector += bytes([0, 0, 0, 0, 0x8E, 0, 0, 0]) + struct.pack("<II", 2048, (megabytes - 1) * 2048)
+    path.write_bytes(sector.ljust(510, b"\0") + b"\x55\xaa")
+    os.truncate(path, megabytes << 20)
     return path
 
 

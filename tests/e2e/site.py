@@ -142,18 +142,18 @@ class Site:
 
     # Its data
 
-    def manage(self, *args: str) -> Any:
+    def manage(self, *args: str, timeout: float = 120) -> Any:
         """Run manage.py; returns what it prints, parsed where --json is among `args`."""
-        printed = self._python(str(ROOT / "manage.py"), *args)
+        printed = self._python(str(ROOT / "manage.py"), *args, timeout=timeout)
         return json.loads(printed) if "--json" in args else printed
 
     def shell(self, code: str) -> str:
         """Run `code` with Django set up; returns what it prints."""
         return self._python("-c", f"import django\ndjango.setup()\n{code}")
 
-    def _python(self, *args: str) -> str:
+    def _python(self, *args: str, timeout: float = 120) -> str:
         ran = subprocess.run(
-            [sys.executable, *args], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=120
+            [sys.executable, *args], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout
         )
         assert ran.returncode == 0, f"{args} failed:\n{ran.stdout}{ran.stderr}"
         return ran.stdout

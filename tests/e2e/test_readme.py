@@ -35,6 +35,8 @@ def test_every_command_at_a_terminal_does_what_it_says(make_site: MakeSite, tmp_
     for name in ("vmlinuz", "initrd.img"):
         (tmp_path / name).write_bytes(b"content")
     lines = [line.replace("--wait", "") for line in blocks(".venv/bin/python manage.py")]
+    # Run by test_rescue_system.py, where what it builds is booted.
+    lines.remove(".venv/bin/python manage.py build_rescue_image")
     assert len(lines) == 4
     # The furnished site has a machine of this name.
     for line in (line.replace("web01", "web77") for line in lines):

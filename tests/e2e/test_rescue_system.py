@@ -1,0 +1,182 @@
+"""The rescue system itself: built of Debian's packages, booted, logged in to, and used to repair a disk."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import guest
+from tests.e2e.site import Site, free_port
+from tests.e2e.vm import VirtualServer, ask_at
+
+# One worker builds the image, once, and these tests go on from each other.
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("rescue_system")]
+
+REASON = "RAID lost two disks"
+#: What the small profile is promised to run in, in MiB.
+MEMORY = 768
+#: The first extent of the volume in the disk's only partition: a megabyte for each of their headers.
+VOLUME_AT = 2 << 20
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two key pairs: `alice`, who may log in, and `mallory`, who may not."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("alice", "mallory"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(furnished: Path, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site whose default image is the small one, just built."""
+    data_dir = tmp_path_factory.mktemp("rescue") / "site"
+    shutil.copytree(furnished, data_dir)
+    with Site(data_dir) as site:
+        site.shell(
+            "from django.contrib.auth.models import User\nfrom machines.models import SSHKey\n"
+            f"key = SSHKey(user=User.objects.get(), public_key={(keys / 'alice.pub').read_text()!r})\n"
+            "key.full_clean()\nkey.save()"
+        )
+        site.manage("build_rescue_image", "--profile", "small", timeout=900)
+        site.start()
+        yield site
+    site.check_log()
+
+
+class Rescued:
+    """A machine in which the rescue system runs."""
+
+    def __init__(self, site: Site, server: VirtualServer, port: int, keys: Path, disk: Path) -> None:
+        self.site, self.server, self.disk = site, server, disk
+        self._port, self._keys = port, keys
+        # The host key that was reported, and no trust in any other.
+        self._known = keys / "known_hosts"
+        lines = [f"[127.0.0.1]:{port} {key}\n" for key in site.rescue()["host_keys"]]
+        self._known.write_text("".join(lines))
+
+    def ssh(
+        self, command: str, *, key: str = "alice", options: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        strict = (
+            "StrictHostKeyChecking=yes",
+            f"UserKnownHostsFile={self._known}",
+            "IdentitiesOnly=yes",
+            "BatchMode=yes",
+        )
+        settings = [part for option in (*strict, "LogLevel=ERROR", *options) for part in ("-o", option)]
+        place = ["-F", "none", "-i", str(self._keys / key), "-p", str(self._port), "root@127.0.0.1"]
+        return subprocess.run(["ssh", *settings, *place, command], capture_output=True, text=True, timeout=120)
+
+    def run(self, command: str) -> str:
+        done = self.ssh(command)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+
+def test_building_leaves_this_hosts_package_lists_alone(site: Site) -> None:
+    """mmdebstrap's apt works on this host's lists where its own configuration is lost on the way."""
+    shown = subprocess.run(["apt-cache", "show", "linux-image-amd64"], capture_output=True)
+    assert shown.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def rescued(site: Site, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rescued]:
+    site.manage("rescue", "enable", "web01", "--reason", REASON, "--by", "alice")
+    disk, port = guest.disk_image(tmp_path_factory.mktemp("disk") / "disk", megabytes=256), free_port()
+    with VirtualServer(disk, boot_file=ask_at(site.port), memory=MEMORY, ssh_port=port) as server:
+        site.manage("rescue", "status", "web01", "--wait", "--timeout", "200", timeout=240)
+        yield Rescued(site, server, port, keys, disk)
+
+
+def test_the_reported_host_key_is_the_one_that_ssh_meets(rescued: Rescued) -> None:
+    assert rescued.site.rescue()["host_keys"]
+    assert rescued.run("id -u").strip() == "0"
+
+
+def test_a_key_that_was_not_delivered_is_refused(rescued: Rescued) -> None:
+    refused = rescued.ssh("true", key="mallory")
+    assert refused.returncode == 255
+    assert "Permission denied (publickey)" in refused.stderr
+
+
+def test_no_password_is_even_asked_for(rescued: Rescued) -> None:
+    refused = rescued.ssh("true", options=("PubkeyAuthentication=no", "PreferredAuthentications=password"))
+    assert refused.returncode == 255
+    assert "Permission denied (publickey)" in refused.stderr
+
+
+def test_the_command_line_and_the_address_are_what_was_given_and_reported(rescued: Rescued) -> None:
+    assert "BOOTIF=01-52-54-00-12-34-56 initrd=initrd initrd=rescue.cpio" in rescued.run("cat /proc/cmdline")
+    address = rescued.site.rescue()["address"]
+    assert re.search(rf"\b{re.escape(address)}/", rescued.run("ip -brief address"))
+
+
+def test_the_message_of_the_day_says_what_and_why_this_is(rescued: Rescued) -> None:
+    said = rescued.run("run-parts /etc/update-motd.d")
+    for expected in ("web01", "debian-", "alice", REASON, "the next boot", "sda1"):
+        assert expected in said
+
+
+def test_the_serial_console_shows_the_message_too(rescued: Rescued) -> None:
+    rescued.server.wait_for(re.escape(REASON))
+
+
+def test_the_small_profile_leaves_half_of_its_memory_free(rescued: Rescued) -> None:
+    total, available = (int(n) for n in rescued.run("free -m | awk '/Mem/ { print $2, $7 }'").split())
+    assert total < MEMORY
+    assert available > total / 2
+
+
+def test_nothing_on_the_disks_is_touched_until_somebody_does(rescued: Rescued) -> None:
+    make = (
+        "vgcreate --quiet system /dev/sda1 && lvcreate --quiet --yes --name root --extents 100%FREE system"
+        " && mkfs.ext4 -q /dev/system/root && mount /dev/system/root /mnt && mkdir -p /mnt/etc /mnt/sbin /mnt/usr/bin"
+        " && mkdir -p /mnt/bin /mnt/dev /mnt/proc /mnt/sys /mnt/run"
+        " && cp /bin/busybox /mnt/bin/sh && cp /bin/busybox /mnt/sbin/init"
+        " && echo '/dev/system/root / ext4 defaults 0 1' > /mnt/etc/fstab && echo broken > /mnt/etc/state"
+        " && umount /mnt && vgchange --quiet --activate n system"
+    )
+    rescued.run(make)
+    # As udev sees it when a disk appears.
+    rescued.run("udevadm trigger --action=add --subsystem-match=block && udevadm settle")
+    assert rescued.run("lvs --noheadings --options lv_active system").strip() == ""
+    assert "sda" not in rescued.run("findmnt --noheadings --list --output SOURCE")
+
+
+def test_rescue_mount_finds_the_root_in_a_volume_and_leaves_it_as_it_is(rescued: Rescued) -> None:
+    assert "read-only" in rescued.run("rescue-mount")
+    assert rescued.run("cat /mnt/etc/state").strip() == "broken"
+    assert rescued.ssh("touch /mnt/etc/new").returncode != 0
+    assert "proc" in rescued.run("findmnt --noheadings --output FSTYPE /mnt/proc")
+    rescued.run("rescue-umount")
+    # Closed in every mount namespace: not even the volume is open any more.
+    assert rescued.run("lvs --noheadings --options lv_active system").strip() == ""
+
+
+def test_a_change_made_with_rescue_mount_is_on_the_disk_after_rescue_done_and_the_machine_boots_it(
+    rescued: Rescued,
+) -> None:
+    rescued.run("rescue-mount --write && echo mended > /mnt/etc/state")
+    assert rescued.run("rescue-chroot /bin/sh -c 'read -r state < /etc/state; echo $state'").strip() == "mended"
+    rescued.ssh("rescue-done")
+    rescued.server.wait_for(guest.DISK_MARKER, 200)
+    ended = rescued.site.rescue()
+    assert (ended["state"], ended["end_cause"]) == ("ended", "next_boot")
+    volume = f"{rescued.disk}?offset={VOLUME_AT}"
+    read = subprocess.run(["debugfs", "-R", "cat /etc/state", volume], capture_output=True, text=True, check=True)
+    assert read.stdout.strip() == "mended"
+
+
+def test_the_same_image_comes_up_on_uefi(site: Site, tmp_path: Path) -> None:
+    site.manage("rescue", "enable", "web01", "--reason", "on UEFI", "--by", "alice")
+    disk = guest.efi_disk(tmp_path / "efi-disk")
+    with VirtualServer(disk, uefi_vars=tmp_path / "vars", boot_file=ask_at(site.port), memory=1024):
+        site.manage("rescue", "status", "web01", "--wait", "--timeout", "200", timeout=240)
+    assert site.rescue()["host_keys"]
