@@ -48,6 +48,12 @@ class EnableForm(forms.Form):
         max_length=500, help_text="Kept in the audit log and shown to whoever logs in to the rescue system."
     )
 
+    password = forms.BooleanField(
+        required=False,
+        label="Password too",
+        help_text="Besides the SSH keys: made for root, and shown once after enabling. Not for unverified machines.",
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         default = RescueImage.objects.default()
@@ -63,7 +69,8 @@ class EnableForm(forms.Form):
         return values
 
     def order(self) -> RescueOrder:
-        return RescueOrder(**{name: self.cleaned_data[name] for name in ("image", "lifetime", "expires_at", "reason")})
+        names = ("image", "lifetime", "expires_at", "reason", "password")
+        return RescueOrder(**{name: self.cleaned_data[name] for name in names})
 
 
 class DisableForm(forms.Form):
@@ -81,6 +88,7 @@ class Outcomes:
 
     done: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    passwords: dict[str, str] = field(default_factory=dict)
     warnings: dict[str, None] = field(default_factory=dict)
 
 
@@ -128,7 +136,7 @@ class RescueSwitch:
         if request.method == "POST" and form.is_valid():
             outcomes = _enable(machines, form.order(), actor_of(request))
             _tell(request, outcomes, "armed (switch off and on now)")
-            return _done(machines)
+            return self._passwords_page(request, outcomes) if outcomes.passwords else _done(machines)
         return self._page(request, machines, form, "enable")
 
     def disable_view(self, request: HttpRequest) -> HttpResponse:
@@ -140,6 +148,16 @@ class RescueSwitch:
             _tell(request, outcomes, "ended (the next power-on boots the disk)")
             return _done(machines)
         return self._page(request, machines, form, "disable")
+
+    def _passwords_page(self, request: HttpRequest, outcomes: Outcomes) -> HttpResponse:
+        """The passwords, in this response and nowhere else: a message would be kept until somebody reads it."""
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Passwords, shown this once",
+            "opts": Machine._meta,
+            "passwords": outcomes.passwords,
+        }
+        return TemplateResponse(request, "machines/passwords.html", context, headers={"Cache-Control": "no-store"})
 
     def _chosen(self, request: HttpRequest) -> QuerySet[Machine]:
         if not self.has_enable_rescue_permission(request) or not request.user.has_perm("machines.view_machine"):
@@ -184,6 +202,8 @@ def _enable(machines: Iterable[Machine], order: RescueOrder, actor: Actor) -> Ou
             outcomes.refused.append(f"{machine.name}: {' '.join(error.messages)}")
         else:
             outcomes.done.append(machine.name)
+            if rescue.password:
+                outcomes.passwords[machine.name] = rescue.password
             outcomes.warnings.update(dict.fromkeys(rescue.warnings()))
     return outcomes
 

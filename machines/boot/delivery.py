@@ -28,6 +28,8 @@ def rescue_archive(rescue: Rescue, base_url: str) -> bytes:
         "expires_at": rescue.expires_at.isoformat(timespec="seconds") if rescue.expires_at else "",
         "report_url": f"{base_url}/boot/{rescue.token}/up",
     }
+    if rescue.password_hash and not rescue.machine.is_unverified:
+        values["password_hash"] = rescue.password_hash
     files = {"root/.ssh/authorized_keys": (0o600, keys.encode())}
     for name, value in values.items():
         files[f"{SETTINGS_DIRECTORY}/{name}"] = (0o600, f"{clean(value, 1000)}\n".encode())

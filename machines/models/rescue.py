@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError, models, transaction
 from django.db.models import Case, Count, F, Q, Value, When
 from django.utils import timezone
@@ -35,6 +36,7 @@ from machines.models.rescue_terms import (
     UpReport,
     tidy_reason,
 )
+from machines.passwords import crypt_hash, make_password
 from machines.ssh_keys import PublicKey
 
 if TYPE_CHECKING:
@@ -98,6 +100,10 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
         """
         now = timezone.now()
         order = order.checked(now)
+        if order.password and machine.is_unverified:
+            raise ValidationError(
+                {"password": f"{machine.name} is unverified: whoever knows its MAC address would be given the hash."}
+            )
         with transaction.atomic():
             Machine.objects.lock(machine)
             image = self._usable_image(order.image or machine.image or RescueImage.objects.default())
@@ -121,6 +127,7 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
                     "lifetime": rescue.lifetime,
                     "expires_at": rescue.expires_at.isoformat() if rescue.expires_at else None,
                     "image": image.name,
+                    "password": order.password,
                     "files": {file.name: file.stored.sha256 for file in rescue.files.select_related("stored")},
                 },
             )
@@ -154,6 +161,9 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
             chain_script=image.chain_script,
             reports=image.reports,
         )
+        if order.password:
+            rescue.password = make_password()
+            rescue.password_hash = crypt_hash(rescue.password)
         rescue.save(force_insert=True)
         RescueFile.objects.bulk_create(
             RescueFile(rescue=rescue, kind=file.kind, name=file.name, position=file.position, stored=file.stored)
@@ -191,6 +201,11 @@ class Rescue(models.Model):
     enabled_by_name = models.CharField(max_length=150, blank=True)
     enabled_at = models.DateTimeField(default=timezone.now)
     token = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001 - unique
+
+    #: For /etc/shadow; empty where only keys open the system.
+    password_hash = models.CharField(max_length=200, blank=True, editable=False)
+    #: The password itself, only on the object that `enable` returns: nobody can read it again.
+    password: str | None = None
 
     # What its image was when it was enabled; the files are RescueFile rows.
     image = models.ForeignKey(RescueImage, on_delete=models.SET_NULL, null=True, related_name="rescues")
@@ -311,7 +326,7 @@ class Rescue(models.Model):
     def warnings(self) -> list[str]:
         """What the person who enables this rescue should know before somebody walks to the machine."""
         found = []
-        if not self.authorized_keys().exists():
+        if not self.password_hash and not self.authorized_keys().exists():
             found.append(
                 "No SSH key will be delivered: nobody who may log in has added one. Add yours before the machine boots."
             )
@@ -458,7 +473,8 @@ class Rescue(models.Model):
     ) -> bool:
         up_at = self.standing(at).up_at
         with transaction.atomic():
-            if not self._change(state=self.State.ENDED, ended_at=at, end_cause=cause, token=None, up_at=up_at):
+            gone = {"token": None, "password_hash": ""}
+            if not self._change(state=self.State.ENDED, ended_at=at, end_cause=cause, up_at=up_at, **gone):
                 return False
             # What it booted stays in the audit entry of its enabling; the bytes need not be kept for it.
             self.files.all().delete()

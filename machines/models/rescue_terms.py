@@ -123,6 +123,8 @@ class RescueOrder:
     expires_at: datetime | None = None
     image: RescueImage | None = None
     reason: str = ""
+    #: Whether the system can also be logged in to by a password, made when it is enabled.
+    password: bool = False
 
     def checked(self, now: datetime) -> RescueOrder:
         """Return the order, its reason tidied. Raises ValidationError, by field, for what makes no sense at `now`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -174,9 +175,28 @@ def test_a_change_made_with_rescue_mount_is_on_the_disk_after_rescue_done_and_th
     assert read.stdout.strip() == "mended"
 
 
-def test_the_same_image_comes_up_on_uefi(site: Site, tmp_path: Path) -> None:
-    site.manage("rescue", "enable", "web01", "--reason", "on UEFI", "--by", "alice")
-    disk = guest.efi_disk(tmp_path / "efi-disk")
-    with VirtualServer(disk, uefi_vars=tmp_path / "vars", boot_file=ask_at(site.port), memory=1024):
+def test_the_same_image_comes_up_on_uefi_and_opens_to_the_password_that_was_made(site: Site, tmp_path: Path) -> None:
+    enabled = site.manage("rescue", "enable", "web01", "--reason", "on UEFI", "--password", "--by", "alice", "--json")
+    disk, port = guest.efi_disk(tmp_path / "efi-disk"), free_port()
+    where = ask_at(site.port)
+    with VirtualServer(disk, uefi_vars=tmp_path / "vars", boot_file=where, memory=1024, ssh_port=port):
         site.manage("rescue", "status", "web01", "--wait", "--timeout", "200", timeout=240)
-    assert site.rescue()["host_keys"]
+        known = tmp_path / "known_hosts"
+        known.write_text("".join(f"[127.0.0.1]:{port} {key}\n" for key in site.rescue()["host_keys"]))
+        assert log_in_by_password(port, known, enabled["password"]).returncode == 0
+        assert log_in_by_password(port, known, "wrong").returncode == 255
+
+
+def log_in_by_password(port: int, known: Path, password: str) -> subprocess.CompletedProcess[bytes]:
+    ask = known.with_name("askpass")
+    ask.write_text(f"#!/bin/sh\necho {password}\n")
+    ask.chmod(0o700)
+    options = ("StrictHostKeyChecking=yes", f"UserKnownHostsFile={known}", "PubkeyAuthentication=no")
+    settings = [part for option in (*options, "NumberOfPasswordPrompts=1") for part in ("-o", option)]
+    return subprocess.run(
+        ["ssh", "-F", "none", *settings, "-p", str(port), "root@127.0.0.1", "true"],
+        env={**os.environ, "SSH_ASKPASS": str(ask), "SSH_ASKPASS_REQUIRE": "force"},
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )

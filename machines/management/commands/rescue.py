@@ -33,6 +33,7 @@ class Command(TerminalCommand):
         )
         enable.add_argument("--until", metavar="TIME", help="when it ends at the latest, like 2026-12-24T18:00")
         enable.add_argument("--image", help="otherwise the machine's, or the default")
+        enable.add_argument("--password", action="store_true", help="make a password too; it is printed this once")
         enable.set_defaults(run=self.enable)
         disable = actions.add_parser("disable", help="boot the disk from the next power-on")
         disable.set_defaults(run=self.disable)
@@ -59,6 +60,7 @@ class Command(TerminalCommand):
             expires_at=expires_at,
             image=image_named(options["image"]),
             reason=options["reason"],
+            password=options["password"],
         )
         try:
             rescue = Rescue.objects.enable(machine, order, actor_named(options["by"]))
@@ -66,12 +68,14 @@ class Command(TerminalCommand):
             raise CommandError(str(error)) from error
         for warning in rescue.warnings():
             self.stderr.write(self.style.WARNING(f"Warning: {warning}"))
-        self.show(
-            rescue_json(rescue),
+        text = (
             f"Rescue of {machine.name} is armed with image {rescue.image_name}: "
-            "from its next power-on it boots the rescue system. Power it off and on.",
-            options,
+            "from its next power-on it boots the rescue system. Power it off and on."
         )
+        if rescue.password:
+            text += f"\nPassword of root, shown this once: {rescue.password}"
+        shown = rescue_json(rescue) | ({"password": rescue.password} if rescue.password else {})
+        self.show(shown, text, options)
 
     def disable(self, **options: Any) -> None:
         machine = machine_named(options["name"])
