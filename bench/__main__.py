@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from bench import answers, boots
+from bench import answers, boots, rescue_system
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
         base.chmod(0o755)  # nginx's and PHP's workers are other users
         answers.run(base / "answers")
         boots.run(base / "boots")
+        rescue_system.run(base / "rescue_system")
 
 
 if __name__ == "__main__":
