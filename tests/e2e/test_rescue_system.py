@@ -18,6 +18,7 @@ from tests.e2e.vm import VirtualServer, ask_at
 # One worker builds the image, once, and these tests go on from each other.
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("rescue_system")]
 
+UEFI_MAC = "52:54:00:00:00:ef"
 REASON = "RAID lost two disks"
 #: What the small profile is promised to run in, in MiB.
 MEMORY = 768
@@ -36,7 +37,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(furnished: Path, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A site whose default image is the small one, just built."""
+    """A site whose default image is the small one, just built; and a second machine, for UEFI."""
     data_dir = tmp_path_factory.mktemp("rescue") / "site"
     shutil.copytree(furnished, data_dir)
     with Site(data_dir) as site:
@@ -46,6 +47,7 @@ def site(furnished: Path, keys: Path, tmp_path_factory: pytest.TempPathFactory) 
             "key.full_clean()\nkey.save()"
         )
         site.manage("build_rescue_image", "--profile", "small", timeout=900)
+        site.manage("machine", "add", "uefi01", "--mac", UEFI_MAC, "--network", "127.0.0.1")
         site.start()
         yield site
     site.check_log()
@@ -179,10 +181,10 @@ def test_the_same_image_comes_up_on_uefi_and_opens_to_the_password_that_was_made
     enabled = site.manage("rescue", "enable", "web01", "--reason", "on UEFI", "--password", "--by", "alice", "--json")
     disk, port = guest.efi_disk(tmp_path / "efi-disk"), free_port()
     where = ask_at(site.port)
-    with VirtualServer(disk, uefi_vars=tmp_path / "vars", boot_file=where, memory=1024, ssh_port=port):
-        site.manage("rescue", "status", "web01", "--wait", "--timeout", "200", timeout=240)
+    with VirtualServer(disk, uefi_vars=tmp_path / "vars", boot_file=where, memory=1024, mac=UEFI_MAC, ssh_port=port):
+        site.manage("rescue", "status", "uefi01", "--wait", "--timeout", "200", timeout=240)
         known = tmp_path / "known_hosts"
-        known.write_text("".join(f"[127.0.0.1]:{port} {key}\n" for key in site.rescue()["host_keys"]))
+        known.write_text("".join(f"[127.0.0.1]:{port} {key}\n" for key in site.rescue("uefi01")["host_keys"]))
         assert log_in_by_password(port, known, enabled["password"]).returncode == 0
         assert log_in_by_password(port, known, "wrong").returncode == 255
 
