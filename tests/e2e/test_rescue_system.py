@@ -178,7 +178,7 @@ def test_a_change_made_with_rescue_mount_is_on_the_disk_after_rescue_done_and_th
 
 
 def test_the_same_image_comes_up_on_uefi_and_opens_to_the_password_that_was_made(site: Site, tmp_path: Path) -> None:
-    enabled = site.manage("rescue", "enable", "web01", "--reason", "on UEFI", "--password", "--by", "alice", "--json")
+    enabled = site.manage("rescue", "enable", "uefi01", "--reason", "on UEFI", "--password", "--by", "alice", "--json")
     disk, port = guest.efi_disk(tmp_path / "efi-disk"), free_port()
     where = ask_at(site.port)
     with VirtualServer(disk, uefi_vars=tmp_path / "vars", boot_file=where, memory=1024, mac=UEFI_MAC, ssh_port=port):
