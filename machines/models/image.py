@@ -83,7 +83,8 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
         before = time.time() - older_than.total_seconds()
         folder = Path(settings.RESCUESITE_DATA_DIR)
         removed = 0
-        for path in [*folder.glob("files/??/*"), *folder.glob("tmp/*")]:
+        # A folder in tmp/ is that of an image's build, which may be under way.
+        for path in filter(Path.is_file, [*folder.glob("files/??/*"), *folder.glob("tmp/*")]):
             with _files_locked(), contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < before and not self.filter(sha256=path.name).exists():
                     path.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -327,3 +328,14 @@ def test_an_image_that_lost_files_names_them(data: Path) -> None:
     for kind in ("kernel", "initrd"):
         image.attach(kind, [kind.encode()]).stored.path.unlink()
     assert "has lost kernel, initrd" in str(image.problem())
+
+
+def test_the_folder_of_an_images_build_is_left_alone_however_old_it_looks(data: Path) -> None:
+    folder, draft = data / "tmp" / "rescue-image-x", data / "tmp" / "draft"
+    folder.mkdir(parents=True)
+    draft.write_bytes(b"of an upload that died")
+    for path in (folder, draft):
+        os.utime(path, (0, 0))
+    StoredFile.objects.discard_unused()
+    assert folder.exists()
+    assert not draft.exists()
