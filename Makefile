@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 RUN_PACKAGES := python3-venv
 TEST_PACKAGES := $(RUN_PACKAGES) qemu-system-x86 ovmf ipxe-qemu seabios grub-common grub-efi-amd64-bin \
 	busybox-static cpio openssl postgresql nginx-light chromium fonts-dejavu-core \
-	mmdebstrap squashfs-tools openssh-client e2fsprogs
+	mmdebstrap squashfs-tools openssh-client e2fsprogs curl wget
 
 .PHONY: run test test-fast bench lint setup setup-test screenshots clean
 

@@ -84,3 +84,46 @@ def normalise_network(text: str) -> str:
     if network.prefixlen == network.max_prefixlen:
         return str(network.network_address)
     return str(network)
+
+
+def normalise_interfaces(text: str) -> str:
+    """Return `text`, addresses with their prefix lengths (192.0.2.7/24), separated by single spaces.
+
+    Raises AddressError for what no interface can have: no prefix length, or the address of a network itself.
+    """
+    return " ".join(str(_interface(word)) for word in _words(text))
+
+
+def normalise_hosts(text: str) -> str:
+    """Return `text`, addresses of hosts, separated by single spaces. Raises AddressError."""
+    return " ".join(str(_host(word)) for word in _words(text))
+
+
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(text.replace(",", " ").split()))
+
+
+def _interface(text: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    host, slash, _ = text.partition("/")
+    if not slash:
+        raise AddressError(f"“{text[:60]}” lacks its prefix length; write it like 192.0.2.7/24.")
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError:
+        raise AddressError(f"“{text[:60]}” is no address with a prefix length; write it like 192.0.2.7/24.") from None
+    _host(host)
+    network = interface.network
+    if network.num_addresses > 2 and interface.ip == network.network_address:
+        raise AddressError(f"“{text[:60]}” is a whole network; write the address of the machine in it.")
+    if interface.version == 4 and network.num_addresses > 2 and interface.ip == network.broadcast_address:
+        raise AddressError(f"“{text[:60]}” is the broadcast address of its network.")
+    return interface
+
+
+def _host(text: str) -> IPAddress:
+    address = None if "%" in text else parse_ip(text)
+    if address is None:
+        raise AddressError(f"“{text[:60]}” is not an IP address.")
+    if address.is_unspecified or address.is_multicast or address.is_loopback:
+        raise AddressError(f"“{text[:60]}” is not the address of a host on a network.")
+    return address

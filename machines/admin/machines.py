@@ -134,7 +134,13 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
         "contact__uuid", "identity__serial", "identity__uuid", "notes",
     )  # fmt: skip
     search_help_text = "Name, MAC address in any form, IP address, serial number or UUID."
-    fields = ("name", "image", "identity", "notes")
+    fieldsets = (
+        (None, {"fields": ("name", "image", "identity", "notes")}),
+        (
+            "Network of the rescue system, where there is no DHCP",
+            {"fields": ("static_addresses", "gateways", "dns_servers"), "classes": ("collapse",)},
+        ),
+    )
     autocomplete_fields = ("image",)
     inlines = (MACAddressInline, AllowedNetworkInline)
     actions = ("enable_rescue", "disable_rescue")

@@ -92,7 +92,8 @@ def _decide(asked: BootRequest, token: str | None = None) -> Answer:
     assert rescue is not None
     assert asked.mac is not None
     try:
-        return Answer(reason, script.rescue(rescue.plan(asked.mac, token=token)), machine, rescue)
+        plan = rescue.plan(asked.mac, site=asked.site or settings.RESCUESITE_BASE_URL, token=token)
+        return Answer(reason, script.rescue(plan), machine, rescue)
     except script.UnsafeLineError as error:
         logger.error("rescue of %s cannot be served: its script %s", rescue.machine, error)
         return Answer(Reason.IMAGE_UNAVAILABLE, script.pass_through(Reason.IMAGE_UNAVAILABLE), machine, rescue)

@@ -1,23 +1,20 @@
 """What travels to a rescue system besides its image: the archive with this rescue's keys and settings."""
 
-import re
-
-from django.conf import settings
-from django.http import HttpRequest
-
 from machines.boot import newc
 from machines.boot.request import clean
 from machines.models import Rescue
-
-_HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?", re.ASCII)
 
 #: Where the settings lie in the rescue system: a file for each, so that no program needs to parse or source anything.
 SETTINGS_DIRECTORY = "etc/rescuesite"
 
 
+def authorized_keys(rescue: Rescue) -> str:
+    """The keys that may log in, one OpenSSH public key line each."""
+    return "".join(f"{key.parsed.line()}\n" for key in rescue.authorized_keys())
+
+
 def rescue_archive(rescue: Rescue, base_url: str) -> bytes:
     """The archive `rescue.cpio`, to be unpacked over the image's own initrds."""
-    keys = "".join(f"{key.parsed.line()}\n" for key in rescue.authorized_keys())
     values = {
         "machine": rescue.machine.name,
         "image": rescue.image_name,
@@ -28,19 +25,13 @@ def rescue_archive(rescue: Rescue, base_url: str) -> bytes:
         "expires_at": rescue.expires_at.isoformat(timespec="seconds") if rescue.expires_at else "",
         "report_url": f"{base_url}/boot/{rescue.token}/up",
     }
+    if rescue.machine.static_addresses:
+        values["network_address"] = rescue.machine.static_addresses
+        values["network_gateway"] = rescue.machine.gateways
+        values["network_dns"] = rescue.machine.dns_servers
     if rescue.password_hash and not rescue.machine.is_unverified:
         values["password_hash"] = rescue.password_hash
-    files = {"root/.ssh/authorized_keys": (0o600, keys.encode())}
+    files = {"root/.ssh/authorized_keys": (0o600, authorized_keys(rescue).encode())}
     for name, value in values.items():
         files[f"{SETTINGS_DIRECTORY}/{name}"] = (0o600, f"{clean(value, 1000)}\n".encode())
     return newc.archive(files, {"root": 0o700, "root/.ssh": 0o700, SETTINGS_DIRECTORY: 0o700})
-
-
-def base_url(request: HttpRequest) -> str:
-    """The site's address as a rescue system can reach it: what was configured, or what reached us this time."""
-    if settings.RESCUESITE_BASE_URL_GIVEN:
-        return str(settings.RESCUESITE_BASE_URL)
-    host = request.META.get("HTTP_HOST", "")
-    if not _HOST.fullmatch(host):
-        return str(settings.RESCUESITE_BASE_URL)
-    return f"{request.scheme}://{host}"

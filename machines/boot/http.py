@@ -1,11 +1,15 @@
 """HTTP as the boot face speaks it: where a request comes from, and plain answers that nobody keeps."""
 
+import re
+
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
 from machines.addresses import IPAddress
 from machines.boot.deadline import Deadline
 from machines.boot.source import source_address
+
+_HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?", re.ASCII)
 
 
 def source_of(request: HttpRequest) -> IPAddress | None:
@@ -16,6 +20,16 @@ def source_of(request: HttpRequest) -> IPAddress | None:
         trusted=settings.RESCUESITE_TRUSTED_PROXIES,
         trust_unix_peer=settings.RESCUESITE_TRUST_UNIX_PEER,
     )
+
+
+def base_url(request: HttpRequest) -> str:
+    """The site's address as a rescue system can reach it: what was configured, or what reached us this time."""
+    if settings.RESCUESITE_BASE_URL_GIVEN:
+        return str(settings.RESCUESITE_BASE_URL)
+    host = request.META.get("HTTP_HOST", "")
+    if not _HOST.fullmatch(host):
+        return str(settings.RESCUESITE_BASE_URL)
+    return f"{request.scheme}://{host}"
 
 
 def boot_deadline() -> Deadline:

@@ -38,9 +38,11 @@ class BootRequest:
     user_agent: str = ""
     params: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
+    #: The address of the site that was asked; empty where that is not known.
+    site: str = ""
 
     @classmethod
-    def parse(cls, query: str, *, source: IPAddress | None, user_agent: str = "") -> "BootRequest":
+    def parse(cls, query: str, *, source: IPAddress | None, user_agent: str = "", site: str = "") -> "BootRequest":
         """Read a raw query string. Never raises: what makes no sense is left out or cut short."""
         values = _pairs(query)
         raw_mac = values.pop("mac", "")
@@ -54,6 +56,7 @@ class BootRequest:
             user_agent=clean(user_agent, MAX_VALUE),
             params=params,
             extra=dict(list(values.items())[:MAX_EXTRA]),
+            site=site,
         )
 
     def value(self, name: str) -> str:

@@ -16,8 +16,8 @@ from machines.boot import script
 from machines.boot.answering import LATE
 from machines.boot.deadline import DeadlineExceededError, run_by
 from machines.boot.decide import Reason
-from machines.boot.delivery import base_url, rescue_archive
-from machines.boot.http import boot_deadline, method_not_allowed, not_found, octets, source_of, text
+from machines.boot.delivery import authorized_keys, rescue_archive
+from machines.boot.http import base_url, boot_deadline, method_not_allowed, not_found, octets, source_of, text
 from machines.boot.recorder import recorder
 from machines.boot.reports import MAX_BODY, ReportError, read_report
 from machines.boot.sending import send
@@ -76,6 +76,8 @@ def _content(request: HttpRequest, rescue: Rescue, name: str) -> StoredFile | Ht
         return text("All files have arrived.\n")
     if name == script.ARCHIVE:
         return octets(rescue_archive(rescue, base_url(request)), "application/octet-stream")
+    if name == script.KEYS:
+        return text(authorized_keys(rescue))
     if name == script.CHAIN and rescue.chain_script:
         return text(rescue.chain_script)
     return next((file.stored for file in rescue.files.all() if file.name == name), None)

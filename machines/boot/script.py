@@ -15,6 +15,10 @@ SHOWN_TOKEN = "<token>"  # noqa: S105 - what stands for a token wherever people 
 
 #: Served names that the site gives itself; an image's further files cannot have them.
 KERNEL, READY, UP, ARCHIVE, CHAIN = "kernel", "ready", "up", "rescue.cpio", "script.ipxe"
+KEYS = "authorized_keys"
+
+#: In a command line: the address below which the rescue's files lie, for what the booted system fetches itself.
+URL = "{url}"
 
 _MAGIC = "#!ipxe"
 _LEAVE = ("iseq ${platform} efi && exit 1 ||", "exit 0")
@@ -35,6 +39,8 @@ class BootPlan:
     initrds: Sequence[str] = ()
     command_line: str = ""
     chained: bool = False
+    #: The site's address as the machine reaches it.
+    site: str = ""
 
 
 def checked(line: str) -> str:
@@ -101,7 +107,7 @@ def rescue(plan: BootPlan) -> str:
 def _kernel(plan: BootPlan) -> list[str]:
     initrds = [*plan.initrds, ARCHIVE]
     arguments = [
-        plan.command_line,
+        plan.command_line.replace(URL, f"{plan.site}/boot/{plan.token}"),
         f"BOOTIF=01-{hyphenated(plan.mac)}",
         *(f"initrd={name}" for name in initrds),
     ]

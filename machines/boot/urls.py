@@ -11,7 +11,7 @@ urlpatterns = [
     path("boot/", views.boot),
     path("rescue.php", views.boot),
     re_path(rf"^{_RESCUE}/{script.UP}$", rescue_views.report_up),
-    re_path(rf"^{_RESCUE}/(?P<name>[A-Za-z0-9._-]{{1,100}})$", rescue_views.rescue_file),
+    re_path(rf"^{_RESCUE}/(?P<name>(?=.{{1,100}}$)[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*)$", rescue_views.rescue_file),
     path("healthz", views.healthz),
     path("readyz", views.readyz),
 ]

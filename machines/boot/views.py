@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from machines.boot import answering, script
 from machines.boot.deadline import DeadlineExceededError, run_by
 from machines.boot.decide import Reason
-from machines.boot.http import as_utf8, boot_deadline, method_not_allowed, source_of, text
+from machines.boot.http import as_utf8, base_url, boot_deadline, method_not_allowed, source_of, text
 from machines.boot.request import BootRequest
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ def _answered(request: HttpRequest) -> HttpResponse:
         as_utf8(request.META.get("QUERY_STRING", "")),
         source=source_of(request),
         user_agent=as_utf8(request.META.get("HTTP_USER_AGENT", "")),
+        site=base_url(request),
     )
     if request.method == "GET":
         return text(answering.answer(asked).script)

@@ -8,7 +8,13 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from machines.addresses import AddressError, normalise_mac, normalise_network
+from machines.addresses import (
+    AddressError,
+    normalise_hosts,
+    normalise_interfaces,
+    normalise_mac,
+    normalise_network,
+)
 
 
 class _NormalisedCharField(models.CharField[str, str]):
@@ -37,7 +43,7 @@ class _NormalisedCharField(models.CharField[str, str]):
     def formfield(self, **kwargs: Any) -> Any:
         # Also in the form: it compares what was typed twice before the model sees it.
         form_class = partial(NormalisedFormField, self.normalise)
-        return super().formfield(**{"form_class": form_class, "max_length": 60, **kwargs})
+        return super().formfield(**{"form_class": form_class, "max_length": (self.max_length or 0) + 20, **kwargs})
 
 
 class NormalisedFormField(forms.CharField):
@@ -71,3 +77,21 @@ class NetworkField(_NormalisedCharField):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "max_length": 43})
+
+
+class InterfacesField(_NormalisedCharField):
+    """Addresses with prefix lengths, separated by spaces: 192.0.2.7/24 2001:db8::7/64."""
+
+    normalise = staticmethod(normalise_interfaces)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"max_length": 200, "blank": True, **kwargs})
+
+
+class HostsField(_NormalisedCharField):
+    """Addresses of hosts, separated by spaces."""
+
+    normalise = staticmethod(normalise_hosts)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"max_length": 200, "blank": True, **kwargs})

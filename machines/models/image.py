@@ -26,7 +26,11 @@ from machines.models.audit import Actor, AuditEntry
 #: A command line longer than this is cut by the x86 kernel (COMMAND_LINE_SIZE), less what the site appends.
 MAX_COMMAND_LINE = 1800
 MAX_CHAIN_SCRIPT = 64 * 1024
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+#: Folders are for systems that look for their files below an address, such as sysresccd/x86_64/airootfs.sfs.
+_FILE_NAME = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
+#: Room for what the placeholder for the files' address becomes: a site's name, a token.
+_URL_ROOM = 150
+_BEHIND_URL = re.compile(re.escape(script.URL) + r"/?([A-Za-z0-9._/-]*)")
 
 
 class StoredFileQuerySet(models.QuerySet["StoredFile"]):
@@ -162,7 +166,8 @@ class RescueImage(models.Model):
     command_line = models.CharField(
         max_length=MAX_COMMAND_LINE,
         blank=True,
-        help_text="For the kernel. The site appends BOOTIF=01-(MAC address) and initrd=(name) for each initrd.",
+        help_text="For the kernel. The site appends BOOTIF=01-(MAC address) and initrd=(name) for each initrd, and "
+        "replaces {url} by the address below which this rescue's files lie: fetch={url}/root.squashfs",
     )
     chain_script = models.TextField(
         blank=True,
@@ -210,6 +215,12 @@ class RescueImage(models.Model):
             script.checked(self.command_line)
         except script.UnsafeLineError as error:
             errors["command_line"] = f"The command line {error}."
+        placeholders = self.command_line.count(script.URL)
+        if placeholders and len(self.command_line) + placeholders * _URL_ROOM > MAX_COMMAND_LINE:
+            errors["command_line"] = (
+                f"The command line may become too long: each {script.URL} takes up to {_URL_ROOM} characters, and "
+                f"there is room for {MAX_COMMAND_LINE}."
+            )
         self.chain_script = self.chain_script.replace("\r\n", "\n")
         if self.chain_script and self.chain_script.partition("\n")[0].rstrip() != "#!ipxe":
             errors["chain_script"] = "An iPXE script begins with a line “#!ipxe”, without anything before it."
@@ -243,6 +254,11 @@ class RescueImage(models.Model):
             return f"Image “{self.name}” has no kernel; upload one."
         if missing := [file.name for file in files if not file.stored.is_intact()]:
             return f"Image “{self.name}” has lost {', '.join(missing)} from the data directory; upload it again."
+        served = {file.name for file in files} | {script.ARCHIVE, script.KEYS, script.UP, ""}
+        for name in _BEHIND_URL.findall(self.command_line):
+            # What ends in a slash, or begins a name, is for the booted system to complete.
+            if name.strip("/") not in served and not any(one.startswith(name) for one in served):
+                return f"Image “{self.name}” has no file “{name}”, which its command line names; upload it."
         return None
 
     def attach(self, kind: str, chunks: Iterable[bytes], name: str = "") -> ImageFile:
@@ -307,8 +323,10 @@ class ImageFile(models.Model):
     def check_name(cls, kind: str, name: str) -> None:
         """Raise ValidationError where a file of `kind` cannot be served under `name`."""
         if not _FILE_NAME.fullmatch(name):
-            raise ValidationError(f"“{name[:100]}” cannot be a file's name: use letters, digits, “.”, “_” and “-”.")
-        own = name in {script.KERNEL, script.READY, script.UP, script.ARCHIVE, script.CHAIN}
+            raise ValidationError(
+                f"“{name[:100]}” cannot be a file's name: use letters, digits, “.”, “_” and “-”, and “/” between them."
+            )
+        own = name in {script.KERNEL, script.READY, script.UP, script.ARCHIVE, script.CHAIN, script.KEYS}
         own = own or re.fullmatch(r"initrd(-\d+)?", name) is not None
         if kind == cls.Kind.FILE and own:
             raise ValidationError(f"“{name}” is a name that the site uses itself; rename the file.")

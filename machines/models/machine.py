@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models, transaction
 from django.db.models import F, Q
@@ -16,7 +19,7 @@ from machines.addresses import IPNetwork, parse_network
 from machines.boot.decide import MachineFacts, address_objection, identity_objection
 from machines.boot.request import MAX_VALUE, BootRequest
 from machines.models.audit import Actor, AuditEntry
-from machines.models.fields import MACAddressField, NetworkField
+from machines.models.fields import HostsField, InterfacesField, MACAddressField, NetworkField
 from machines.models.identity import IDENTITY_NAMES, IdentityField
 from machines.models.sighting import Sighting
 
@@ -42,14 +45,25 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         actor: Actor,
         image: RescueImage | None = None,
         identity: dict[str, str] | None = None,
+        rescue_network: Mapping[str, Sequence[str]] | None = None,
         notes: str = "",
     ) -> Machine:
         """Add a machine with its addresses and its audit entry; all or nothing.
 
-        Raises ValidationError for a name or an address that is taken or none.
+        `rescue_network`: the rescue system's `addresses`, `gateways` and `dns`. Raises ValidationError for a name or
+        an address that is taken or none.
         """
+        own = rescue_network or {}
         with transaction.atomic():
-            machine = Machine(name=name, image=image, identity=identity or {}, notes=notes)
+            machine = Machine(
+                name=name,
+                image=image,
+                identity=identity or {},
+                notes=notes,
+                static_addresses=" ".join(own.get("addresses", ())),
+                gateways=" ".join(own.get("gateways", ())),
+                dns_servers=" ".join(own.get("dns", ())),
+            )
             machine.full_clean()
             machine.save(force_insert=True)
             for mac in macs:
@@ -129,6 +143,14 @@ class Machine(models.Model):
         help_text='What the machine must say of itself to be believed, such as {"uuid": "…", "serial": "…"}. '
         f"Known: {', '.join(IDENTITY_NAMES)} (its beginning).",
     )
+    # How the rescue system gets on the network; without an address it asks DHCP.
+    static_addresses = InterfacesField(
+        "address",
+        help_text="Of the rescue system, with its prefix length: 192.0.2.7/24. Several are separated by spaces. "
+        "Empty: DHCP.",
+    )
+    gateways = HostsField("gateway", help_text="One for IPv4, one for IPv6.")
+    dns_servers = HostsField("DNS servers", help_text="Separated by spaces.")
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -146,6 +168,23 @@ class Machine(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """Raise ValidationError where the rescue system's network does not fit together."""
+        if not self.static_addresses:
+            lost = [name for name in ("gateways", "dns_servers") if getattr(self, name)]
+            if lost:
+                raise ValidationError(
+                    dict.fromkeys(lost, "Only together with an address; with DHCP, DHCP says this too.")
+                )
+            return
+        interfaces = [ip_interface(word) for word in self.static_addresses.split()]
+        for gateway in map(ip_address, self.gateways.split()):
+            near = gateway.is_link_local or any(gateway in interface.network for interface in interfaces)
+            if not near:
+                raise ValidationError({"gateways": f"{gateway} is in none of the networks of the addresses above."})
+            if any(gateway == interface.ip for interface in interfaces):
+                raise ValidationError({"gateways": f"{gateway} is the machine's own address."})
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         """Holds the machine first, as its requests do, then what hangs on it."""
@@ -207,6 +246,11 @@ class Machine(models.Model):
             "allowed_networks": [allowed.network for allowed in self.networks.all()],
             "image": self.image.name if self.image else None,
             "identity": self.identity,
+            "rescue_network": {
+                "addresses": self.static_addresses.split(),
+                "gateways": self.gateways.split(),
+                "dns": self.dns_servers.split(),
+            },
             "notes": self.notes,
         }
 

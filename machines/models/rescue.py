@@ -300,7 +300,7 @@ class Rescue(models.Model):
             architecture=self.architecture,
         )
 
-    def plan(self, mac: str, *, token: str | None = None) -> script.BootPlan:
+    def plan(self, mac: str, *, site: str, token: str | None = None) -> script.BootPlan:
         """What the script for the card `mac` is made from; `token` replaces the real one where people read it."""
         return script.BootPlan(
             machine=self.machine.name,
@@ -309,6 +309,7 @@ class Rescue(models.Model):
             initrds=[file.name for file in self.files.all() if file.kind == ImageFile.Kind.INITRD],
             command_line=self.command_line,
             chained=bool(self.chain_script),
+            site=site,
         )
 
     def authorized_keys(self) -> SSHKeyQuerySet:

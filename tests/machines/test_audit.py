@@ -145,5 +145,6 @@ def test_adding_a_machine_leaves_an_entry_with_all_of_it(machine: Machine) -> No
         "allowed_networks": ["127.0.0.1"],
         "image": None,
         "identity": {},
+        "rescue_network": {"addresses": [], "gateways": [], "dns": []},
         "notes": "",
     }

@@ -48,6 +48,7 @@ def test_machine_add_adds_a_machine_with_all_that_is_said(image: RescueImage) ->
         *("machine", "add", "web01", "--mac", "0002B39D948C", "--mac", "52-54-00-00-00-01"),
         *("--network", "192.0.2.0/24", "--network", "2001:db8::1/128", "--image", "tiny"),
         *("--identity", "serial=A=B", "--identity", "uuid=U", "--notes", "rack 7"),
+        *("--static-address", "192.0.2.7/24", "--gateway", "192.0.2.1", "--dns", "192.0.2.53"),
     )
     assert shown == {
         "name": "web01",
@@ -55,6 +56,7 @@ def test_machine_add_adds_a_machine_with_all_that_is_said(image: RescueImage) ->
         "allowed_networks": ["192.0.2.0/24", "2001:db8::1"],
         "image": "tiny",
         "identity": {"serial": "A=B", "uuid": "U"},
+        "rescue_network": {"addresses": ["192.0.2.7/24"], "gateways": ["192.0.2.1"], "dns": ["192.0.2.53"]},
         "notes": "rack 7",
         "state": "local",
         "unverified": False,
@@ -377,6 +379,12 @@ def test_image_add_adds_an_image_of_files(db: None, uploads: Path) -> None:
     assert RescueImage.objects.default() == RescueImage.objects.get(name="debian")
 
 
+def test_image_add_serves_a_file_by_the_name_that_is_said(db: None, uploads: Path) -> None:
+    named = f"live/filesystem.squashfs={uploads / 'root.squashfs'}"
+    shown = manage_json("image", "add", "debian", "--kernel", uploads / "vmlinuz", "--file", named)
+    assert [file["name"] for file in shown["files"]] == ["kernel", "live/filesystem.squashfs"]
+
+
 def test_image_add_leaves_an_entry(ada: User, uploads: Path) -> None:
     manage("image", "add", "debian", "--kernel", uploads / "vmlinuz", "--by", "ada")
     entry = AuditEntry.objects.get(action="rescueimage_added")
@@ -400,6 +408,8 @@ def test_image_add_as_default_takes_the_place_of_the_earlier(image: RescueImage,
         (["debian", "--kernel", "none"], "Cannot read"),
         (["debian", "--kernel", "."], "Cannot read"),
         (["debian", "--kernel", "vmlinuz", "--file", "one img"], "cannot be a file's name"),
+        (["debian", "--kernel", "vmlinuz", "--file", "../a=one.img"], "cannot be a file's name"),
+        (["debian", "--kernel", "vmlinuz", "--command-line", "a={url}/b"], "has no file “b”"),
         (["debian", "--kernel", "vmlinuz", "--command-line", "a || b"], "command_line: The command line holds"),
         (["a b", "--kernel", "vmlinuz"], "name: Use letters"),
         (["tiny", "--kernel", "vmlinuz"], "already exists"),

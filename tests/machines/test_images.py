@@ -196,9 +196,29 @@ def test_an_initrd_comes_after_those_that_there_are(data: Path) -> None:
     assert names(image) == ["initrd-3", "initrd-4", "initrd"]
 
 
-PLAIN = ["a", "root.squashfs", "A-1_b.c", "9", "x" * 100, "initrd.img", "kernel-6.1", "initrd-x"]
-NOT_PLAIN = ["", ".", "..", ".x", "-x", "_x", "a/b", "../a", "a b", "a\n", "a\0", "ä", "a;b", "${x}", "#a", "x" * 101]
-OWN = ["kernel", "ready", "up", "rescue.cpio", "script.ipxe", "initrd", "initrd-2", "initrd-77"]
+PLAIN = ["a", "root.squashfs", "A-1_b.c", "9", "x" * 100, "initrd.img", "kernel-6.1", "initrd-x", "a/b", "live/up"]
+NOT_PLAIN = [
+    "",
+    ".",
+    "..",
+    ".x",
+    "-x",
+    "_x",
+    "a/",
+    "/a",
+    "a//b",
+    "a/../b",
+    "../a",
+    "a b",
+    "a\n",
+    "a\0",
+    "ä",
+    "a;b",
+    "${x}",
+    "#a",
+    "x" * 101,
+]
+OWN = ["kernel", "ready", "up", "rescue.cpio", "script.ipxe", "authorized_keys", "initrd", "initrd-2", "initrd-77"]
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -339,3 +359,37 @@ def test_the_folder_of_an_images_build_is_left_alone_however_old_it_looks(data: 
     StoredFile.objects.discard_unused()
     assert folder.exists()
     assert not draft.exists()
+
+
+# Files that the booted system fetches itself
+
+
+@pytest.mark.parametrize(
+    "command_line",
+    [
+        "fetch={url}/live/root.squashfs",
+        "archiso_http_srv={url}/",
+        "ar_source={url}",
+        "keys={url}/authorized_keys",
+        "base={url}/live/",
+        "half={url}/live/root",
+    ],
+)
+def test_a_command_line_may_name_what_the_image_has(data: Path, command_line: str) -> None:
+    image = RescueImage.objects.create(name="tiny", command_line=command_line)
+    image.attach("kernel", [b"1"])
+    image.attach("file", [b"2"], "live/root.squashfs")
+    assert image.problem() is None
+
+
+def test_an_image_whose_command_line_names_a_file_that_it_lacks_cannot_be_booted(data: Path) -> None:
+    image = RescueImage.objects.create(name="tiny", command_line="fetch={url}/root.squashfs")
+    image.attach("kernel", [b"1"])
+    assert "has no file “root.squashfs”" in (image.problem() or "")
+
+
+def test_a_command_line_leaves_room_for_what_the_placeholders_become(db: None) -> None:
+    placeholder = "a={url}/x "
+    assert problems(command_line=placeholder + "y" * (MAX_COMMAND_LINE - 200)) == {}
+    too_long = problems(command_line=placeholder * 3 + "y" * (MAX_COMMAND_LINE - 200))
+    assert "may become too long" in too_long["command_line"][0]

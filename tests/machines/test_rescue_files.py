@@ -577,3 +577,52 @@ def test_a_live_token_is_not_logged_with_an_error_of_the_site(
     logged = [handler.format(record) for record in caplog.records if handler.filter(record)]
     assert rescue.token
     assert rescue.token not in "\n".join(logged)
+
+
+# What a system that does not read rescue.cpio fetches itself
+
+
+def test_a_file_in_a_folder_is_served(client: Client, machine: Machine, image: RescueImage) -> None:
+    image.attach("file", [b"root"], "sysresccd/x86_64/airootfs.sfs")
+    rescue = enable(machine)
+    ask(client)
+    assert body(fetch(client, rescue, "sysresccd/x86_64/airootfs.sfs")) == b"root"
+    assert fetch(client, rescue, "sysresccd/x86_64/../x86_64/airootfs.sfs").status_code == 404
+    assert fetch(client, rescue, "airootfs.sfs").status_code == 404
+
+
+def test_the_keys_are_served_as_a_file_too(client: Client, rescue: Rescue) -> None:
+    user = User.objects.create_superuser("root")
+    user.ssh_keys.create(public_key=HOST_KEY)
+    assert body(fetch(client, rescue, "authorized_keys")).startswith(HOST_KEY.encode())
+
+
+def test_the_served_script_names_the_files_by_the_address_that_was_asked(
+    client: Client, machine: Machine, image: RescueImage
+) -> None:
+    image.command_line = "fetch={url}/rescue.cpio"
+    image.save()
+    rescue = enable(machine)
+    asked = ask(client, HTTP_HOST="rescue.example:8080")
+    assert f"fetch=http://rescue.example:8080/boot/{rescue.token}/rescue.cpio" in asked
+
+
+def test_a_host_that_is_none_does_not_get_into_the_script(
+    client: Client, machine: Machine, image: RescueImage, settings: LazySettings
+) -> None:
+    image.command_line = "fetch={url}/rescue.cpio"
+    image.save()
+    enable(machine)
+    assert f"fetch={settings.RESCUESITE_BASE_URL}/boot/" in ask(client, HTTP_HOST="evil || shell")
+
+
+def test_a_static_network_travels_to_the_rescue_system(client: Client, rescue: Rescue, tmp_path: Path) -> None:
+    assert not any("network" in name for name in unpacked(client, rescue, tmp_path / "dhcp"))
+    machine = rescue.machine
+    machine.static_addresses, machine.gateways, machine.dns_servers = "192.0.2.7/24", "192.0.2.1", "192.0.2.53"
+    machine.full_clean()
+    machine.save()
+    files = unpacked(client, rescue, tmp_path / "static")
+    assert files["etc/rescuesite/network_address"] == "192.0.2.7/24\n"
+    assert files["etc/rescuesite/network_gateway"] == "192.0.2.1\n"
+    assert files["etc/rescuesite/network_dns"] == "192.0.2.53\n"

@@ -93,6 +93,13 @@ def test_without_a_command_line_the_sites_own_arguments_remain() -> None:
     assert "imgargs kernel BOOTIF=01-00-02-b3-9d-94-8c initrd=initrd initrd=rescue.cpio" in lines
 
 
+def test_the_placeholder_becomes_the_address_of_the_rescues_files() -> None:
+    booted = BootPlan("web01", MAC, "tok", command_line="a={url}/x b={url}/", site="http://192.0.2.10:8000")
+    assert "imgargs kernel a=http://192.0.2.10:8000/boot/tok/x b=http://192.0.2.10:8000/boot/tok/ BOOTIF=" in rescue(
+        booted
+    )
+
+
 def test_an_image_without_an_initrd_still_gets_its_archive() -> None:
     lines = rescue(BootPlan("web01", MAC, "tok")).splitlines()
     assert "imgargs kernel BOOTIF=01-00-02-b3-9d-94-8c initrd=rescue.cpio" in lines

@@ -20,7 +20,14 @@ class Command(TerminalCommand):
         add.add_argument("name")
         add.add_argument("--kernel", type=Path)
         add.add_argument("--initrd", type=Path, action="append", default=[], help="may be given several times")
-        add.add_argument("--file", type=Path, action="append", default=[], help="a further file, served by its name")
+        add.add_argument(
+            "--file",
+            type=_named,
+            action="append",
+            default=[],
+            metavar="[NAME=]PATH",
+            help="a further file, served by NAME, which may hold folders, or by its own",
+        )
         add.add_argument("--command-line", default="")
         add.add_argument("--chain-script", type=Path, help="an iPXE script to run instead of a kernel")
         add.add_argument("--architecture", choices=RescueImage.Architecture.values, default="x86_64")
@@ -47,14 +54,14 @@ class Command(TerminalCommand):
             reports=options["reports"],
         )
         image.full_clean()
-        uploads = [(ImageFile.Kind.INITRD, path) for path in options["initrd"]]
-        uploads += [(ImageFile.Kind.FILE, path) for path in options["file"]]
+        uploads = [(ImageFile.Kind.INITRD, path, "") for path in options["initrd"]]
+        uploads += [(ImageFile.Kind.FILE, path, name) for name, path in options["file"]]
         if options["kernel"]:
-            uploads.insert(0, (ImageFile.Kind.KERNEL, options["kernel"]))
-        for path in options["file"]:
-            ImageFile.check_name(ImageFile.Kind.FILE, path.name)
+            uploads.insert(0, (ImageFile.Kind.KERNEL, options["kernel"], ""))
+        for name, _ in options["file"]:
+            ImageFile.check_name(ImageFile.Kind.FILE, name)
         # Before the transaction, which would keep others waiting.
-        stored = [(kind, _store(path), path.name) for kind, path in uploads]
+        stored = [(kind, _store(path), name) for kind, path, name in uploads]
         with transaction.atomic():
             image.save(force_insert=True)
             for kind, file, name in stored:
@@ -87,6 +94,11 @@ class Command(TerminalCommand):
         files = [[file["name"], str(file["size"]), file["sha256"]] for file in shown.pop("files")]
         lines = table([[f"{name}:", str(value)] for name, value in shown.items()], ["", ""]).strip("\n")
         self.show(image_json(image), lines + "\n" + table(files, ["FILE", "BYTES", "SHA-256"]), options)
+
+
+def _named(argument: str) -> tuple[str, Path]:
+    name, equals, path = argument.rpartition("=")
+    return (name, Path(path)) if equals else (Path(argument).name, Path(argument))
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -33,6 +33,15 @@ class Command(TerminalCommand):
         add.add_argument(
             "--identity", action="append", default=[], metavar="NAME=VALUE", help="what it must say of itself"
         )
+        add.add_argument(
+            "--static-address",
+            action="append",
+            default=[],
+            metavar="ADDRESS/LENGTH",
+            help="of the rescue system; without one it asks DHCP",
+        )
+        add.add_argument("--gateway", action="append", default=[], help="of the rescue system")
+        add.add_argument("--dns", action="append", default=[], help="a DNS server of the rescue system")
         add.add_argument("--notes", default="")
         add.add_argument("--by", metavar="USER", help="the user in whose name it is done")
         add.set_defaults(run=self.add)
@@ -51,6 +60,11 @@ class Command(TerminalCommand):
             networks=options["network"],
             image=image_named(options["image"]),
             identity=dict(_identity(item) for item in options["identity"]),
+            rescue_network={
+                "addresses": options["static_address"],
+                "gateways": options["gateway"],
+                "dns": options["dns"],
+            },
             notes=options["notes"],
             actor=actor_named(options["by"]),
         )
@@ -72,10 +86,18 @@ class Command(TerminalCommand):
 
     def show_one(self, **options: Any) -> None:
         shown = machine_json(machine_named(options["name"]))
-        lines = [
-            [f"{name}:", ", ".join(value) if isinstance(value, list) else str(value)] for name, value in shown.items()
-        ]
+        lines = [[f"{name}:", _readable(value)] for name, value in shown.items()]
         self.show(shown, table(lines, ["", ""]).strip("\n"), options)
+
+
+def _readable(value: Any) -> str:
+    match value:
+        case list():
+            return ", ".join(value)
+        case dict():
+            return ", ".join(f"{name}={_readable(one)}" for name, one in value.items() if one)
+        case _:
+            return str(value)
 
 
 def _identity(item: str) -> tuple[str, str]:
