@@ -3,12 +3,17 @@
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from machines.boot import answering
 from machines.boot.strangers import StrangerBudget
 from machines.models import Actor, Machine, RescueImage
 
 MAC = "00:02:b3:9d:94:8c"
+
+# Machines are shared: how long an example takes says nothing.
+settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("project")
 
 
 @pytest.fixture(autouse=True)
