@@ -1,0 +1,580 @@
+"""The script that a ROM embeds: what a machine does between power-on and its own disk. Pure: a spec in, text out.
+
+https://ipxe.org/scripting. Each way through the text leads to “local”, and each step on the way is bounded, so a dead
+network or site costs a machine no more than `worst_case` says. It needs iPXE v2.0.0 (`iflinkwait`, `ifconf --timeout`).
+roms/embedded/boot.ipxe does the same in a text for readers and for an older iPXE, with looser bounds.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+DHCP: Final = "dhcp"
+#: What the site understands besides `mac` and `ip`, which are always sent, and the iPXE setting that knows it. netX is
+#: the card that was opened last: the one that asks. `:uristring` keeps a space or an `&` in what a vendor wrote from
+#: breaking the address. Letters outside ASCII arrive mangled (%FFFFFFC3 for %C3), and iPXE expands a `${…}` within a
+#: value too: neither can be helped here.
+VARIABLES: Final[Mapping[str, str]] = {
+    "uuid": "${uuid}",
+    "serial": "${serial:uristring}",
+    "asset": "${asset:uristring}",
+    "manufacturer": "${manufacturer:uristring}",
+    "product": "${product:uristring}",
+    "hostname": "${hostname:uristring}",
+    "dns": "${netX/dns}",
+    "gateway": "${netX/gateway}",
+    "netmask": "${netX/netmask}",
+    "platform": "${platform}",
+    "buildarch": "${buildarch}",
+    "version": "${version:uristring}",
+}
+#: What the path of a file per machine may hold, and what becomes of it: the plain setting is the first card's.
+PLACEHOLDERS: Final[Mapping[str, str]] = {
+    "${mac:hexraw}": "${netX/mac:hexraw}",
+    "${mac:hexhyp}": "${netX/mac:hexhyp}",
+}
+DEFAULT_PATH: Final = "/boot"
+MAX_SITE: Final = 255
+MAX_TEXT: Final = 16 * 1024
+
+#: Seconds between two rounds of looking for a network, and between two questions.
+NETWORK_PAUSE: Final = 5
+SITE_PAUSE: Final = 3
+#: iPXE asks for an address after 0, 1, 3 and 7 s, and gives up after 15 s (config/dhcp.h), or a little later: its ticks
+#: are coarse.
+DHCP_SILENCE: Final = 16
+#: … but longer where a switch says that it does not forward yet (spanning tree), or a server offers and never confirms.
+ADDRESS_TIMEOUT: Final = 60
+#: `ifconf` waits this long for a link that was lost since `iflinkwait` saw it.
+_LINK_AGAIN = 15
+#: What leaving iPXE takes at most where a connection is still open (TCP_FINISH_TIMEOUT).
+_LEAVING = 1
+
+_SCHEMES = {"http": "DOWNLOAD_PROTO_HTTP", "https": "DOWNLOAD_PROTO_HTTPS", "ftp": "DOWNLOAD_PROTO_FTP"}
+_SITE = re.compile(r"(?P<scheme>[A-Za-z]+)://(?P<host>[^/:?#@\[\]]*)(?::(?P<port>[0-9]*))?(?P<path>/.*)?", re.ASCII)
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_PATH = re.compile(r"(?:[A-Za-z0-9._~/+,=:@-]|%[2-9A-Fa-f][0-9A-Fa-f])*", re.ASCII)
+_LEAVE = ("iseq ${platform} efi && exit 1 ||", "exit 0")
+
+
+class ScriptError(ValueError):
+    """A spec or a text cannot be used; `errors` has one sentence for each field that is wrong."""
+
+    def __init__(self, errors: Mapping[str, str]) -> None:
+        self.errors = dict(errors)
+        super().__init__(" ".join(f"{field}: {message}" for field, message in self.errors.items()))
+
+
+@dataclass(frozen=True)
+class StaticNetwork:
+    """An address that is written into the ROM. `netmask` may be a prefix length; `gateway` and `dns` may be empty."""
+
+    ip: str
+    netmask: str
+    gateway: str = ""
+    dns: str = ""
+
+    def __post_init__(self) -> None:
+        """Bring all addresses into their usual form. Raises ScriptError."""
+        errors: dict[str, str] = {}
+        for name in ("ip", "gateway", "dns"):
+            text = getattr(self, name)
+            if text or name == "ip":
+                _checked_address(self, name, text, errors)
+        try:
+            network = _network(self.netmask)
+            object.__setattr__(self, "netmask", str(network.netmask))
+        except ValueError:
+            errors["netmask"] = "Write it like 255.255.255.0 or 24."
+        if not errors:
+            errors = self._unfit()
+        if errors:
+            raise ScriptError(errors)
+
+    @property
+    def network(self) -> ipaddress.IPv4Network:
+        return ipaddress.IPv4Network((self.ip, self.netmask), strict=False)
+
+    def _unfit(self) -> dict[str, str]:
+        errors = {}
+        network, ip = self.network, ipaddress.IPv4Address(self.ip)
+        if network.prefixlen < 31 and ip in {network.network_address, network.broadcast_address}:
+            errors["ip"] = f"This is no machine's address in the network {network}."
+        if self.gateway:
+            if ipaddress.IPv4Address(self.gateway) not in network:
+                errors["gateway"] = f"It is not in the machine's network {network}."
+            elif self.gateway == self.ip:
+                errors["gateway"] = "It is the machine's own address."
+        return errors
+
+
+@dataclass(frozen=True)
+class ScriptSpec:
+    """What a rendered script asks, how and how often. Raises ScriptError where it cannot be made so.
+
+    `nic` is the card by iPXE's number; None tries each in turn. There is only what the ROM's driver finds, in the order
+    of the bus: a machine with one such card has net0 alone.
+    `timeout` is how long one question may bring nothing new, `tries` how often the network is looked for and the site
+    asked. `link_wait` is how long each card may take to find a cable; `stp_wait` is spent after that at every power-on,
+    for a switch that forwards nothing at first and does not say so (ports without “portfast”).
+    """
+
+    site: str
+    network: StaticNetwork | str = DHCP
+    variables: tuple[str, ...] = tuple(VARIABLES)
+    tries: int = 3
+    timeout: int = 8
+    link_wait: int = 15
+    stp_wait: int = 0
+    nic: int | None = None
+    serial_console: bool = False
+
+    def __post_init__(self) -> None:
+        """Bring the site and the order of the variables into their usual form."""
+        errors: dict[str, str] = {}
+        try:
+            object.__setattr__(self, "site", _normal_site(self.site))
+        except ValueError as error:
+            errors["site"] = str(error)
+        if isinstance(self.network, str) and self.network != DHCP:
+            errors["network"] = f"It is “{DHCP}”, or an address of its own."
+        if unknown := sorted(set(self.variables) - set(VARIABLES)):
+            errors["variables"] = f"Not known: {', '.join(map(repr, unknown))}. There are: {', '.join(VARIABLES)}."
+        object.__setattr__(self, "variables", tuple(name for name in VARIABLES if name in self.variables))
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                errors[name] = f"It is between {low} and {high}."
+        if self.nic is not None and not 0 <= self.nic <= 31:
+            errors["nic"] = "It is between 0 and 31, or left out."
+        if not errors and isinstance(self.network, StaticNetwork):
+            errors = _unreachable(self.host, self.network)
+        if errors:
+            raise ScriptError(errors)
+
+    @property
+    def host(self) -> str:
+        return _parts(self.site)["host"]
+
+    @property
+    def scheme(self) -> str:
+        return _parts(self.site)["scheme"]
+
+    @property
+    def asks(self) -> bool:
+        """Whether the site is asked; else each machine fetches a file of its own."""
+        return "${" not in self.site
+
+
+_RANGES = (("tries", 1, 10), ("timeout", 1, 60), ("link_wait", 1, 60), ("stp_wait", 0, 60))
+
+
+def from_json(data: object) -> ScriptSpec:
+    """The spec that the API's JSON stands for. Raises ScriptError, with dots in the names of a network's fields."""
+    if not isinstance(data, dict):
+        raise ScriptError({"script": "It is an object."})
+    known = {field.name for field in fields(ScriptSpec)}
+    errors = {str(name): "There is no such field." for name in data if name not in known}
+    for name, value in data.items():
+        if name in known and (wrong := _wrong_type(name, value)):
+            errors[name] = wrong
+    if "site" not in data:
+        errors["site"] = "It is required."
+    values = {name: value for name, value in data.items() if name in known and name not in errors}
+    if isinstance(network := values.get("network"), dict):
+        try:
+            values["network"] = _network_from_json(network)
+        except ScriptError as error:
+            errors |= error.errors
+            del values["network"]
+    values["variables"] = tuple(values.get("variables", VARIABLES))
+    try:
+        # The rest of the fields is looked at in any case: a form shows all that is wrong at once.
+        spec = ScriptSpec(**{"site": "http://192.0.2.1", **values})
+    except ScriptError as error:
+        # What it says of a network concerns the site that stands in for the missing one.
+        found = {name: text for name, text in error.errors.items() if "site" not in errors or "." not in name}
+        raise ScriptError(found | errors) from None
+    if errors:
+        raise ScriptError(errors)
+    return spec
+
+
+def to_json(spec: ScriptSpec) -> dict[str, Any]:
+    """The JSON that `from_json` makes the same spec of."""
+    data: dict[str, Any] = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    data["variables"] = list(spec.variables)
+    if isinstance(network := spec.network, StaticNetwork):
+        data["network"] = {field.name: getattr(network, field.name) for field in fields(network)}
+    return data
+
+
+def render(spec: ScriptSpec) -> str:
+    """The text of the script.
+
+    A step that may fail is written `A || goto where-else` or `A && goto there ||`: a failing command ends the script
+    unless `||` follows it, and `A || B && C` runs C after A has succeeded. An answer of the site sets `rescuesite`;
+    whatever exit status it ends with, the site has then spoken and is not asked again. With a file per machine it is
+    the status that counts.
+    """
+    nic = "net${nic}" if spec.nic is None else f"net{spec.nic}"
+    first = "net0" if spec.nic is None else nic
+    lines = [
+        "#!ipxe",
+        "# rescuesite: asks at every power-on what to do, and boots the next device where there is no answer",
+        "clear rescuesite ||",
+        "clear site-tries ||",
+        f"isset ${{{first}/mac}} || goto local",
+        "set network-tries:int32 0",
+        ":network",
+        "inc network-tries",
+        *(("set nic:int32 0", ":nic") if spec.nic is None else ()),
+        f"iflinkwait --timeout {spec.link_wait * 1000} {nic} || goto next",
+        *((f"sleep {spec.stp_wait}",) if spec.stp_wait else ()),
+        *_address(spec.network, nic),
+        "set site-tries:int32 0",
+        ":ask",
+        "inc site-tries",
+        f"chain --autofree --timeout {spec.timeout * 1000} {_url(spec)} {'||' if spec.asks else '&& goto local ||'}",
+        "isset ${rescuesite} && goto local ||",
+        f"iseq ${{site-tries}} {spec.tries} && goto silent ||",
+        "echo The rescue site does not answer, trying again",
+        f"sleep {SITE_PAUSE}",
+        "goto ask",
+        ":silent",
+        f"ifclose {nic} ||",
+        ":next",
+        *(("inc nic", "isset ${net${nic}/mac} && goto nic ||") if spec.nic is None else ()),
+        # A site that did not answer on any card was asked often enough.
+        "isset ${site-tries} && goto local ||",
+        f"iseq ${{network-tries}} {spec.tries} && goto local ||",
+        "echo No network yet, trying again",
+        f"sleep {NETWORK_PAUSE}",
+        "goto network",
+        ":local",
+        *_LEAVE,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _address(network: StaticNetwork | str, nic: str) -> list[str]:
+    if isinstance(network, str):
+        # Not plain `dhcp`: where iPXE has IPv6, that would be content with, and wait for, an IPv6 address.
+        return [f"ifconf --configurator dhcp --timeout {ADDRESS_TIMEOUT * 1000} {nic} || goto next"]
+    settings = {"ip": network.ip, "netmask": network.netmask, "gateway": network.gateway, "dns": network.dns}
+    return [f"set {nic}/{name} {value}" for name, value in settings.items() if value]
+
+
+def _url(spec: ScriptSpec) -> str:
+    if not spec.asks:
+        url = spec.site
+        for placeholder, setting in PLACEHOLDERS.items():
+            url = url.replace(placeholder, setting)
+        return url
+    settings = {"mac": "${netX/mac}", "ip": "${netX/ip}"} | {name: VARIABLES[name] for name in spec.variables}
+    return f"{spec.site}?{'&'.join(f'{name}={setting}' for name, setting in settings.items())}"
+
+
+def required_options(spec: ScriptSpec) -> frozenset[str]:
+    """The build options, by the names of iPXE's headers, without which the rendered script does not work."""
+    needed = {"IMAGE_SCRIPT", "IMAGE_CMD", "NVO_CMD", "IFMGMT_CMD", "NET_PROTO_IPV4", _SCHEMES[spec.scheme]}
+    if spec.network == DHCP:
+        # The command is not used, but it is what brings DHCP itself.
+        needed.add("DHCP_CMD")
+    if not _is_address(spec.host):
+        needed.add("DNS_RESOLVER")
+    if spec.serial_console:
+        needed.add("CONSOLE_SERIAL")
+    return frozenset(needed)
+
+
+def harmful_options() -> frozenset[str]:
+    """The build options with which an answer that is no script can keep a machine from its disk.
+
+    PXE boot programs have no signature, so with IMAGE_PXE iPXE runs whatever it recognises as nothing else, be it the
+    error page that somebody's proxy sends with status 200; v2.0.0 restarted the machine then, again and again. Without,
+    it is “Exec format error”, and the next try.
+    """
+    return frozenset({"IMAGE_PXE"})
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """Seconds until the next boot device, from when iPXE runs the script; the drivers' own start comes on top.
+
+    A site that goes on answering with a byte now and then is not dead, and has no bound.
+    """
+
+    #: No card has a cable.
+    no_link: float
+    #: There is a link, and nobody gives out addresses.
+    no_address: float
+    #: There is a network, and the site does not answer, or its name cannot be looked up.
+    no_site: float
+    #: Whatever else happens, say a switch that never forwards, and an address at the very last try.
+    ever: float
+
+
+def worst_case(spec: ScriptSpec, nics: int = 1) -> WorstCase:
+    """How long a dead network or site keeps a machine with so many cards from its disk."""
+    cards = nics if spec.nic is None else 1
+    rounds = spec.tries * cards
+    pauses = (spec.tries - 1) * NETWORK_PAUSE
+    link = spec.link_wait + spec.stp_wait
+    dhcp = spec.network == DHCP
+    silence, address = (DHCP_SILENCE, ADDRESS_TIMEOUT + _LINK_AGAIN) if dhcp else (0, 0)
+    asking = spec.tries * spec.timeout + (spec.tries - 1) * SITE_PAUSE
+    return WorstCase(
+        no_link=rounds * spec.link_wait + pauses,
+        no_address=rounds * (link + silence) + pauses if dhcp else 0,
+        no_site=cards * (link + silence + asking) + _LEAVING,
+        ever=rounds * (link + address) + pauses + cards * asking + _LEAVING,
+    )
+
+
+def worst_case_seconds(spec: ScriptSpec, nics: int = 1) -> float:
+    """The longest of what `worst_case` tells of plain silence: the number to show beside a spec."""
+    case = worst_case(spec, nics)
+    return max(case.no_link, case.no_address, case.no_site)
+
+
+# Scripts that somebody wrote
+
+#: The build options that bring each command of iPXE, any of them; none where it is always there.
+COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
+    command: tuple(filter(None, options.split("|")))
+    for options, commands in {
+        "": "echo exit isset iseq sleep",
+        "AUTOBOOT_CMD": "autoboot",
+        "CERT_CMD": "certstat certstore certfree",
+        "CONFIG_CMD": "config",
+        "CONSOLE_CMD": "console colour cpair",
+        "CPUID_CMD": "cpuid",
+        "DHCP_CMD": "dhcp pxebs",
+        "DIGEST_CMD": "md5sum sha1sum md4sum sha224sum sha256sum sha384sum sha512sum",
+        "FCMGMT_CMD": "fcstat fcels",
+        "FDT_CMD": "fdt",
+        "GDBSERIAL|GDBUDP": "gdbstub",
+        "IBMGMT_CMD": "ibstat",
+        "IFMGMT_CMD": "ifopen ifclose ifstat ifconf iflinkwait",
+        "IMAGE_ARCHIVE_CMD": "imgextract",
+        "IMAGE_CMD": "imgfetch module initrd imgselect imgload kernel imgexec chain boot imgargs imgstat imgfree",
+        "IMAGE_CRYPT_CMD": "imgdecrypt",
+        "IMAGE_MEM_CMD": "imgmem",
+        "IMAGE_SCRIPT": "goto prompt",
+        "IMAGE_SET_CMD": "imgset",
+        "IMAGE_TRUST_CMD": "imgtrust imgverify",
+        "IPSTAT_CMD": "ipstat",
+        "IWMGMT_CMD": "iwstat iwlist",
+        "LOGIN_CMD": "login",
+        "LOTEST_CMD": "lotest",
+        "MENU_CMD|FORM_CMD": "menu form item choose present",
+        "NEIGHBOUR_CMD": "nstat",
+        "NSLOOKUP_CMD": "nslookup",
+        "NTP_CMD": "ntp",
+        "NVO_CMD": "show set clear read inc",
+        "PARAM_CMD": "params param",
+        "PCI_CMD": "pciscan",
+        "PING_CMD": "ping",
+        "POWEROFF_CMD": "poweroff",
+        "PROFSTAT_CMD": "profstat",
+        "PXE_CMD": "startpxe stoppxe",
+        "REBOOT_CMD": "reboot",
+        "ROUTE_CMD": "route",
+        "SANBOOT_CMD": "sanhook sanboot sanunhook",
+        "SHELL_CMD": "shell help",
+        "SHIM_CMD": "shim",
+        "SYNC_CMD": "sync",
+        "TIME_CMD": "time",
+        "USB_CMD": "usbscan",
+        "VLAN_CMD": "vcreate vdestroy",
+    }.items()
+    for command in commands.split()
+}
+_PROTOCOLS = {**_SCHEMES, "tftp": "DOWNLOAD_PROTO_TFTP", "nfs": "DOWNLOAD_PROTO_NFS"}
+_SEPARATORS = {"||", "&&", ";"}
+#: iPXE splits at ASCII white space only.
+_WORD = re.compile(r"[^ \t\n\v\f\r]+")
+_WAITING = ("shell", "config", "login", "read")
+
+
+def check_text(text: str | bytes, options: Collection[str] | None = None) -> list[str]:
+    """What whoever wrote a script should know before it is built into a ROM; nothing where it looks fine.
+
+    `options` are the build options that are on. Raises ScriptError for what iPXE would not run at all.
+    """
+    if isinstance(text, str):
+        text = text.encode("utf-8", "surrogatepass")
+    if error := _unusable(text):
+        raise ScriptError({"text": error})
+    script = text.decode()
+    commands = commands_used(script)
+    warnings = []
+    if "exit" not in commands:
+        warnings.append("It never says “exit”: on UEFI a machine goes on to its disk only after a non-zero status.")
+    for command, brought_by in (commands | _protocols_used(script)).items():
+        if command in _WAITING:
+            warnings.append(f"“{command}” waits for a person at the machine, and there is none.")
+        if brought_by is None:
+            warnings.append(f"iPXE knows no command “{command}”.")
+        elif brought_by and options is not None and not set(brought_by).intersection(options):
+            warnings.append(f"“{command}” needs {' or '.join(brought_by)}, which this build leaves out.")
+    return warnings
+
+
+def commands_used(text: str) -> dict[str, tuple[str, ...] | None]:
+    """The commands in a script, each with the build options of which one brings it; None for one that iPXE lacks."""
+    used: dict[str, tuple[str, ...] | None] = {}
+    for words in _lines(text):
+        for before, word in zip(["||", *words], words, strict=False):
+            # What a setting expands to cannot be known here.
+            if before in _SEPARATORS and word not in _SEPARATORS and "${" not in word:
+                used[word] = COMMANDS.get(word)
+    return used
+
+
+def _protocols_used(text: str) -> dict[str, tuple[str, ...]]:
+    found = (scheme for words in _lines(text) for scheme in re.findall(r"\b([a-z]+)://", " ".join(words)))
+    return {f"{scheme}://": (_PROTOCOLS[scheme],) for scheme in found if scheme in _PROTOCOLS}
+
+
+def _lines(text: str) -> Iterator[list[str]]:
+    """The words of each line, without labels and comments."""
+    for line in re.sub(r"\\\r?\n", "", text).split("\n"):
+        words = _WORD.findall(line)
+        if words and words[0].startswith(":"):
+            del words[0]
+        yield list(itertools.takewhile(lambda word: not word.startswith("#"), words))
+
+
+def _unusable(text: bytes) -> str:
+    """Why iPXE would not run this; empty where it would."""
+    if not re.match(rb"#!ipxe\r?\n", text):
+        return "Its first line must be “#!ipxe” and nothing else, with nothing before it."
+    if len(text) > MAX_TEXT:
+        return f"It has {len(text):,} bytes; there is room for {MAX_TEXT:,}."
+    if b"\0" in text:
+        return "It holds a zero byte."
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return "It is not UTF-8."
+    return ""
+
+
+# Parsing
+
+
+def _normal_site(site: str) -> str:
+    """The address in its usual form, with a path. Raises ValueError with a sentence for a person."""
+    if not isinstance(site, str) or not site.isascii() or not site.isprintable() or " " in site:
+        raise ValueError("It may hold only printable ASCII characters, and no spaces.")
+    if len(site) > MAX_SITE:
+        raise ValueError(f"It is longer than {MAX_SITE} characters.")
+    if not (match := _SITE.fullmatch(site)):
+        raise ValueError(
+            "Write it like http://192.0.2.10 or http://rescue.example.net:8000/boot, without user or query."
+        )
+    scheme, host = match["scheme"].lower(), match["host"].lower()
+    if scheme not in _SCHEMES:
+        raise ValueError(f"It begins with {', '.join(f'{known}://' for known in _SCHEMES)}.")
+    _check_host(host)
+    if match["port"] is not None and not 1 <= int(match["port"] or 0) <= 65535:
+        raise ValueError("A port is between 1 and 65535.")
+    path = match["path"] or "/"
+    rest = path
+    for placeholder in PLACEHOLDERS:
+        rest = rest.replace(placeholder, "x")
+    if not _PATH.fullmatch(rest):
+        raise ValueError("Its path may hold letters, digits, -._~/+,=:@ and %41, and ${mac:hexraw}; there is no query.")
+    if scheme == "ftp" and rest == path:
+        raise ValueError("FTP cannot ask. Name a file per machine, like ftp://192.0.2.10/MAC-${mac:hexraw}.ipxe.")
+    port = f":{int(match['port'])}" if match["port"] else ""
+    return f"{scheme}://{host}{port}{DEFAULT_PATH if path == '/' else path}"
+
+
+def _check_host(host: str) -> None:
+    if re.fullmatch(r"[0-9.]+", host):
+        try:
+            address = ipaddress.IPv4Address(host)
+        except ValueError:
+            raise ValueError(f"“{host}” is no IPv4 address.") from None
+        if address.is_loopback or address.is_unspecified or address.is_multicast:
+            raise ValueError(f"A network card cannot reach {host}; name the address that it has for other machines.")
+    elif len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.split(".")):
+        raise ValueError(f"“{host}” is no host name and no IPv4 address.")
+    elif host == "localhost":
+        raise ValueError("A network card's “localhost” is not the site's.")
+
+
+def _parts(site: str) -> dict[str, str]:
+    match = _SITE.fullmatch(site)
+    assert match, "normal_site lets no other pass"
+    return match.groupdict()
+
+
+def _is_address(host: str) -> bool:
+    return re.fullmatch(r"[0-9.]+", host) is not None
+
+
+def _unreachable(host: str, network: StaticNetwork) -> dict[str, str]:
+    if not _is_address(host):
+        return {} if network.dns else {"network.dns": f"It is needed, as the site is given by its name {host}."}
+    if host == network.ip:
+        return {"network.ip": "It is the site's address."}
+    if not network.gateway and ipaddress.IPv4Address(host) not in network.network:
+        return {"network.gateway": f"It is needed, as the site is outside the machine's network {network.network}."}
+    return {}
+
+
+def _network(netmask: str) -> ipaddress.IPv4Network:
+    """A network with that mask. Raises ValueError; ipaddress alone would take 0.0.0.255 for a mask too."""
+    text = netmask.removeprefix("/")
+    network = ipaddress.IPv4Network(f"0.0.0.0/{text}")
+    if not 1 <= network.prefixlen <= 31 or text not in {str(network.netmask), str(network.prefixlen)}:
+        raise ValueError(netmask)
+    return network
+
+
+def _checked_address(network: StaticNetwork, name: str, text: str, errors: dict[str, str]) -> None:
+    try:
+        address = ipaddress.IPv4Address(text)
+    except ValueError:
+        errors[name] = "Write it like 192.0.2.7."
+        return
+    if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_reserved:
+        errors[name] = "This is no machine's address."
+    object.__setattr__(network, name, str(address))
+
+
+def _network_from_json(data: Mapping[str, object]) -> StaticNetwork:
+    names = [field.name for field in fields(StaticNetwork)]
+    errors = {f"network.{name}": "There is no such field." for name in data if name not in names}
+    errors |= {f"network.{name}": "It is a text." for name in names if not isinstance(data.get(name, ""), str)}
+    errors |= {f"network.{name}": "It is required." for name in ("ip", "netmask") if name not in data}
+    if errors:
+        raise ScriptError(errors)
+    try:
+        return StaticNetwork(**{name: str(data.get(name, "")) for name in names})
+    except ScriptError as error:
+        raise ScriptError({f"network.{name}": message for name, message in error.errors.items()}) from None
+
+
+def _wrong_type(name: str, value: object) -> str:
+    """What is wrong with the type of a JSON value; the values themselves are looked at by the spec."""
+    if name == "serial_console":
+        return "" if isinstance(value, bool) else "It is true or false."
+    if name == "variables":
+        texts = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        return "" if texts else "It is a list of texts."
+    if name == "network":
+        return "" if isinstance(value, str | dict) else f"It is “{DHCP}” or an object."
+    if name == "site":
+        return "" if isinstance(value, str) else "It is a text."
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return "" if whole or (name == "nic" and value is None) else "It is a whole number."

@@ -1,0 +1,433 @@
+"""flashrom: its command lines, and what its answers mean.
+
+Debian 12's 1.3 is what runs; what 1.2 to 1.8 say is understood too. The exit status decides and the text explains:
+"Erase/write done" is said of writes that failed, and no version says the same for identical contents.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from .runner import ProgramMissingError, run
+
+PROGRAM = "flashrom"
+#: Seconds for a question that touches no hardware.
+QUESTION = 30.0
+PCI_DEVICES = Path("/sys/bus/pci/devices")
+
+_FOUND = re.compile(
+    r'^(?:Found|Assuming) (?P<vendor>.*?) flash chip "(?P<name>[^"]+)" \((?P<kb>\d+) kB, (?P<bus>[^)]*)\) '
+    r"(?:on (?P<programmer>\S+?)|mapped at physical address 0x[0-9a-fA-F]+)\.$",
+    re.MULTILINE,
+)
+_SIZES = re.compile(r"Image size \((\d+) B\) doesn't match the expected size \((\d+) B\)")
+_ERROR = re.compile(r"^(?:Critical )?Error: (.*)$", re.MULTILINE | re.IGNORECASE)
+_VERSION = re.compile(r"^flashrom v?(\S+) on ", re.MULTILINE)
+_UNTESTED = re.compile(r"^This (?:flash part has status UNTESTED for operations: .*|PCI device is UNTESTED.*)$", re.M)
+_CARD_LIST = re.compile(r"^Supported PCI devices for the (\S+) programmer:$")
+_CARD = re.compile(r"^(?P<names>.*\S)\s+(?P<id>[0-9a-f]{4}:[0-9a-f]{4})\s+(?P<status>\S.*)$")
+
+
+class WrongAddressError(ValueError):
+    """This is no PCI address; the message says what one looks like."""
+
+
+class WrongProgrammerError(ValueError):
+    """A programmer's name or parameters that flashrom would not take as they are meant."""
+
+
+@dataclass(frozen=True, order=True)
+class PCISlot:
+    """Where a card is plugged in."""
+
+    domain: int
+    bus: int
+    device: int
+    function: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "0000:03:00.0" or "03:00.0", and nothing else: it becomes part of a command line."""
+        pattern = r"(?:([0-9a-fA-F]{4}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])"
+        found = re.fullmatch(pattern, text)
+        if not found:
+            raise WrongAddressError(f"“{text[:40]}” is no PCI address like 03:00.0 or 0000:03:00.0 (see lspci -D).")
+        domain, *rest = found.groups()
+        return cls(int(domain or "0", 16), *(int(part, 16) for part in rest))
+
+    def __str__(self) -> str:
+        return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function}"
+
+
+@dataclass(frozen=True)
+class Programmer:
+    """What flashrom reaches the chip through, with the parameters that an administrator set; the slot comes extra."""
+
+    name: str
+    parameters: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise WrongProgrammerError(f"“{self.name[:40]}” is no programmer of flashrom.")
+        names = [name for name, _ in self.parameters]
+        if len(set(names)) != len(names):
+            raise WrongProgrammerError(f"A parameter of {self.name} is given twice.")
+        for name, value in self.parameters:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise WrongProgrammerError(f"“{name[:40]}” is no parameter's name.")
+            if name == "pci":
+                raise WrongProgrammerError("The slot (pci=…) is the station's, and no parameter of the programmer.")
+            # A comma would begin another parameter.
+            if not re.fullmatch(r"[^,=\x00-\x1f\x7f]+", value):
+                raise WrongProgrammerError(f"The value of {name} is empty, or has a comma or an equals sign in it.")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read flashrom's own notation, "name:key=value,key=value"."""
+        name, colon, rest = text.partition(":")
+        pairs = [part.partition("=") for part in rest.split(",")] if colon else []
+        return cls(name, tuple((key, value) for key, _, value in pairs))
+
+    @property
+    def is_practice(self) -> bool:
+        """Whether there is no card: flashrom's dummy keeps the chip's contents in a file."""
+        return self.name == "dummy"
+
+    def argument(self, slot: PCISlot | None = None) -> str:
+        """The value of flashrom's -p."""
+        parameters = [f"{name}={value}" for name, value in self.parameters]
+        if slot is not None:
+            parameters.append(f"pci={slot}")
+        return ":".join([self.name, ",".join(parameters)]) if parameters else self.name
+
+
+def practice(image: Path, size: int) -> Programmer:
+    """A chip of this size (a multiple of 1 KiB) to practise with, its contents in a file; for chips of any size."""
+    return Programmer("dummy", (("emulate", "VARIABLE_SIZE"), ("size", str(size)), ("image", str(image))))
+
+
+# Cards
+
+
+@dataclass(frozen=True)
+class PCICard:
+    """A card that is plugged in here."""
+
+    slot: PCISlot
+    id: str  # vendor and device, as in "8086:1229"
+    driver: str = ""
+    macs: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        more = [*self.macs, *([f"driver {self.driver}"] if self.driver else [])]
+        return f"{self.slot} ({', '.join([self.id, *more])})"
+
+
+def plugged_in(devices: Path = PCI_DEVICES) -> list[PCICard]:
+    """The PCI devices of this host, by slot. Where a driver holds a card, its MAC address tells it from its twin."""
+    found = []
+    for folder in devices.iterdir() if devices.is_dir() else []:
+        try:
+            slot = PCISlot.parse(folder.name)
+            number = ":".join((folder / name).read_text().strip().removeprefix("0x") for name in ("vendor", "device"))
+        except (ValueError, OSError):
+            continue
+        driver = (folder / "driver").resolve().name if (folder / "driver").exists() else ""
+        macs = tuple(sorted(path.read_text().strip() for path in folder.glob("net/*/address")))
+        found.append(PCICard(slot, number.lower(), driver, macs))
+    return sorted(found, key=lambda card: card.slot)
+
+
+@dataclass(frozen=True)
+class SupportedCard:
+    """A card that the installed flashrom knows."""
+
+    programmer: str
+    name: str
+    id: str
+    is_tested: bool
+
+
+def supported_cards(program: str = PROGRAM) -> list[SupportedCard]:
+    """The PCI cards that the installed flashrom knows. Raises ProgramMissingError."""
+    return list(read_supported_cards(_whole_answer([program, "-L"])))
+
+
+def read_supported_cards(text: str) -> Iterator[SupportedCard]:
+    """Read the PCI parts of what `flashrom -L` prints."""
+    programmer = ""
+    for line in text.splitlines():
+        if header := _CARD_LIST.match(line):
+            programmer = header[1]
+        elif not line.strip():
+            programmer = ""
+        elif programmer and (card := _CARD.match(line)):
+            name = re.sub(r"\s+", " ", card["names"])
+            yield SupportedCard(programmer, name, card["id"], card["status"] == "OK")
+
+
+# The installed flashrom
+
+
+def version(program: str = PROGRAM) -> str:
+    """The version of the installed flashrom, "unknown" where nobody knows. Raises ProgramMissingError."""
+    found = read_version(_whole_answer([program, "--version"]))
+    if found != "unknown":
+        return found
+    # Debian 12 builds it from a tree that has lost its version.
+    try:
+        package = run(["dpkg-query", "--showformat=${Version}", "--show", "flashrom"], timeout=QUESTION)
+    except ProgramMissingError:
+        return found
+    return package.output.decode(errors="replace").strip() if package.returncode == 0 else found
+
+
+def read_version(text: str) -> str:
+    """The version in what flashrom says first."""
+    found = _VERSION.search(text)
+    return found[1] if found else "unknown"
+
+
+def programmers(program: str = PROGRAM) -> list[str]:
+    """The programmers that the installed flashrom was built with. Raises ProgramMissingError."""
+    return read_programmers(_whole_answer([program, "--help"]))
+
+
+def read_programmers(text: str) -> list[str]:
+    """The programmers in flashrom's help, or in its answer to an unknown one."""
+    _, _, rest = re.sub(r"Valid choices are:", "One of", text).partition("One of\n")
+    names, _, _ = rest.partition(".\n")
+    return [name for name in re.split(r"[,\s]+", names) if name]
+
+
+def _whole_answer(command: list[str]) -> str:
+    chunks: list[bytes] = []
+    run(command, log=chunks.append, timeout=QUESTION)
+    return b"".join(chunks).decode(errors="replace")
+
+
+# Command lines
+
+
+@dataclass(frozen=True)
+class Flashrom:
+    """flashrom for one chip: the command lines."""
+
+    programmer: Programmer
+    slot: PCISlot | None = None
+    chip: str | None = None
+    program: str = PROGRAM
+
+    def probe(self) -> list[str]:
+        return [*self._start(), "--flash-size"]
+
+    def read(self, file: Path) -> list[str]:
+        return [*self._start(), "-r", str(file)]
+
+    def write(self, file: Path) -> list[str]:
+        """Write and verify. There is an option not to verify; nothing here ever uses it."""
+        return [*self._start(), "-w", str(file)]
+
+    def _start(self) -> list[str]:
+        chip = ["-c", self.chip] if self.chip else []
+        return [self.program, "-p", self.programmer.argument(self.slot), *chip]
+
+
+# Answers
+
+
+class Outcome(enum.StrEnum):
+    """What flashrom's answer amounts to."""
+
+    OK = "ok"
+    NO_CHIP = "no_chip"
+    SEVERAL_CHIPS = "several_chips"
+    UNKNOWN_CHIP = "unknown_chip"
+    NO_CARD = "no_card"
+    SEVERAL_CARDS = "several_cards"
+    WRONG_SIZE = "wrong_size"
+    MEMORY_REFUSED = "memory_refused"
+    PORTS_REFUSED = "ports_refused"
+    MEMORY_DISABLED = "memory_disabled"
+    UNKNOWN_PROGRAMMER = "unknown_programmer"
+    PROGRAMMER_FAILED = "programmer_failed"
+    FILE_FAILED = "file_failed"
+    WRITE_FAILED = "write_failed"
+    VERIFY_FAILED = "verify_failed"
+    KILLED = "killed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A flash chip that was found."""
+
+    vendor: str
+    name: str
+    size: int  # bytes
+    bus: str = ""
+    programmer: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.vendor} {self.name} ({self.size // 1024} KiB)"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What flashrom's answer means: for the program, and in a sentence for the person."""
+
+    outcome: Outcome
+    message: str
+    advice: str = ""
+    chips: tuple[Chip, ...] = ()
+    remarks: tuple[str, ...] = ()  # that chip or card is untested
+    was_identical: bool = False  # only flashrom before 1.5 says so
+
+    @property
+    def is_ok(self) -> bool:
+        return self.outcome is Outcome.OK
+
+    @property
+    def chip(self) -> Chip | None:
+        """The chip, where exactly one was found."""
+        return self.chips[0] if len(self.chips) == 1 else None
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.advice}".strip()
+
+
+class _Sign(NamedTuple):
+    """A text of flashrom's, and what it means."""
+
+    text: str
+    outcome: Outcome
+    message: str
+    advice: str = ""
+
+
+#: In this order: what comes first explains what flashrom says after it ("Programmer initialization failed").
+_SIGNS = (
+    _Sign(
+        "Unknown programmer",
+        Outcome.UNKNOWN_PROGRAMMER,
+        "This flashrom was built without that programmer.",
+        "Install a flashrom that has it, or choose another station.",
+    ),
+    _Sign(
+        "Unknown chip",
+        Outcome.UNKNOWN_CHIP,
+        "flashrom does not know a chip of that name.",
+        "Leave the chip's name empty to see what it finds.",
+    ),
+    _Sign(
+        "Multiple supported PCI devices found",
+        Outcome.SEVERAL_CARDS,
+        "More than one card is plugged in that this programmer can reach.",
+        "Choose the slot.",
+    ),
+    _Sign(
+        "No supported PCI device found",
+        Outcome.NO_CARD,
+        "No card that this programmer can reach was found there.",
+        "Check the slot, and that the card is plugged in; switch the station off before you plug one in.",
+    ),
+    _Sign(
+        "mmap failed: Operation not permitted",
+        Outcome.MEMORY_REFUSED,
+        "The kernel does not let flashrom into the card's memory.",
+        "Unload the card's driver (as in modprobe -r e100). If that is not enough, boot the station with iomem=relaxed;"
+        " where Secure Boot is on, the kernel is locked down until it is off.",
+    ),
+    _Sign(
+        "Could not get I/O privileges",
+        Outcome.PORTS_REFUSED,
+        "The kernel does not let flashrom use I/O ports.",
+        "Run the worker as root; dmesg | grep flashrom says more. Where Secure Boot is on, the kernel is locked down.",
+    ),
+    _Sign(
+        "device has MEM space accesses disabled",
+        Outcome.MEMORY_DISABLED,
+        "The card's memory is switched off, as it is after its driver was unloaded.",
+        "Switch it on: setpci -s SLOT COMMAND=2:2, with the card's slot.",
+    ),
+    _Sign(
+        "Multiple flash chip definitions match",
+        Outcome.SEVERAL_CHIPS,
+        "More than one chip fits what was found.",
+        "Read the name that is printed on the chip, and choose it.",
+    ),
+    _Sign(
+        "No EEPROM/flash device found",
+        Outcome.NO_CHIP,
+        "The card has no flash chip that flashrom recognises.",
+        "Check that a chip sits in the socket, the right way round.",
+    ),
+    _Sign(
+        "doesn't match the expected size",
+        Outcome.WRONG_SIZE,
+        "The contents do not have the chip's size.",
+        "Build the ROM for this chip.",
+    ),
+    _Sign(
+        "Programmer initialization failed",
+        Outcome.PROGRAMMER_FAILED,
+        "flashrom could not set up its programmer.",
+        "The log says why.",
+    ),
+    _Sign(
+        "could not be written completely",
+        Outcome.FILE_FAILED,
+        "What was read from the chip could not be saved.",
+        "Make room on the disk.",
+    ),
+    _Sign("Error: opening file", Outcome.FILE_FAILED, "flashrom could not open a file.", "The log says which."),
+)
+_WRITE_FAILED = "Erasing or writing the chip failed."
+_VERIFY_FAILED = "What flashrom read back is not what it wrote."
+
+
+def understand(output: bytes, returncode: int) -> Verdict:
+    """What an answer of flashrom's means."""
+    text = output.decode(errors="replace")
+    chips = tuple(
+        Chip(found["vendor"], found["name"], int(found["kb"]) * 1024, found["bus"], found["programmer"] or "")
+        for found in _FOUND.finditer(text)
+    )
+    outcome, message, advice = _judge(text, returncode)
+    remarks = tuple(found[0].strip() for found in _UNTESTED.finditer(text))
+    was_identical = returncode == 0 and "Chip content is identical to the requested image" in text
+    return Verdict(outcome, message, advice, chips, remarks, was_identical)
+
+
+def _judge(text: str, returncode: int) -> tuple[Outcome, str, str]:
+    if returncode == 0:
+        return Outcome.OK, "flashrom succeeded.", ""
+    if returncode < 0:
+        return Outcome.KILLED, f"flashrom was ended by signal {-returncode}.", ""
+    if returncode == 2:
+        return Outcome.WRITE_FAILED, _WRITE_FAILED, ""
+    # The manual says that 3 is a failed mmap, and it is; a failed verification is 3 as well.
+    if returncode == 3 and "mmap failed" not in text:
+        return Outcome.VERIFY_FAILED, _VERIFY_FAILED, ""
+    for sign in _SIGNS:
+        if sign.text in text:
+            return sign.outcome, _in_detail(sign, text), sign.advice
+    errors = _ERROR.findall(text)
+    said = f": {errors[-1]}" if errors else "."
+    return Outcome.FAILED, f"flashrom failed with exit status {returncode}{said}", "The log says more."
+
+
+def _in_detail(sign: _Sign, text: str) -> str:
+    """A sign's message, with the sizes or the cause that flashrom names."""
+    if sizes := _SIZES.search(text):
+        return f"{sign.message[:-1]}: {sizes[1]} bytes for {sizes[2]}."
+    if sign.outcome is Outcome.PROGRAMMER_FAILED:
+        before, _, _ = text.partition("Error: Programmer initialization failed")
+        if lines := [line for line in before.splitlines() if line.strip()]:
+            return f"{sign.message[:-1]}: {lines[-1].strip()}"
+    return sign.message

@@ -1,0 +1,552 @@
+"""Builds one file from an iPXE source tree, in a private tree of its feature set. The same inputs give the same bytes.
+
+What could make them differ is kept away: the environment is clean, the account is one without rights, times are the
+commit's, paths are mapped to “.”, and the version is the commit rather than what Git would say of a checkout.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from roms.toolchain import ipxe_cards, ipxe_options, runner
+from roms.toolchain.ipxe_cards import CatalogueCard
+from roms.toolchain.ipxe_options import Option, Value
+from roms.toolchain.ipxe_source import (
+    SourceError,
+    SourceStoppedError,
+    SourceTree,
+    missing_tools,
+    tools_message,
+)
+from roms.toolchain.ipxe_trees import Forest, Tree, TreeSpec, TreeStoppedError, with_usual_modes
+
+#: Bytes that all trees together may take.
+TREES_LIMIT = 3 << 30
+#: A tree with everything compiled for UEFI, all drivers linked, takes a third of it.
+SPACE = 400 << 20
+#: Seconds.
+TIMEOUT = 3600.0
+#: What a build says last, for the message of one that failed.
+TAIL = 4096
+#: Of a first build, what working out the dependencies takes.
+_DEPENDENCIES_SHARE = 0.3
+
+_BIOS, _UEFI = "bin", "bin-x86_64-efi"
+#: What options and cards are read from.
+_READ_PATHS = ("src/config", "src/hci", "src/drivers", "src/arch", "src/util/parserom.pl")
+
+
+class Target(enum.StrEnum):
+    """What is built."""
+
+    ROM = "rom"
+    MROM = "mrom"
+    EFIROM = "efirom"
+    COMBINED = "combined"
+    ISO = "iso"
+    USB = "usb"
+    LKRN = "lkrn"
+    EFI = "efi"
+
+    @property
+    def needs_card(self) -> bool:
+        """Whether it is for one card: the others have all drivers."""
+        return self in {Target.ROM, Target.MROM, Target.EFIROM, Target.COMBINED}
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return _PARTS[self]
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """Of which platforms' options it is made."""
+        return tuple("efi" if part.bin_folder == _UEFI else "pcbios" for part in self.parts)
+
+
+class Part(NamedTuple):
+    """One call of make."""
+
+    bin_folder: str
+    media: str
+
+
+_PARTS: Mapping[Target, tuple[Part, ...]] = {
+    Target.ROM: (Part(_BIOS, "rom"),),
+    Target.MROM: (Part(_BIOS, "mrom"),),
+    Target.EFIROM: (Part(_UEFI, "efirom"),),
+    Target.COMBINED: (Part(_BIOS, "rom"), Part(_UEFI, "efirom")),
+    Target.ISO: (Part(_BIOS, "lkrn"), Part(_UEFI, "efi")),
+    Target.USB: (Part(_BIOS, "lkrn"), Part(_UEFI, "efi")),
+    Target.LKRN: (Part(_BIOS, "lkrn"),),
+    Target.EFI: (Part(_UEFI, "efi"),),
+}
+
+
+class Phase(enum.StrEnum):
+    """Where a build is."""
+
+    SOURCE = "source"
+    TREE = "tree"
+    DEPENDENCIES = "dependencies"
+    COMPILING = "compiling"
+    LINKING = "linking"
+    FINISHING = "finishing"
+
+
+class ErrorKind(enum.StrEnum):
+    """Why there is no ROM."""
+
+    SOURCE = "source"
+    OPTIONS = "options"
+    MISSING_TOOL = "missing_tool"
+    UNKNOWN_CARD = "unknown_card"
+    COMPILER = "compiler"
+    TOO_LARGE = "too_large"
+    DISK_FULL = "disk_full"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    FAILED = "failed"
+
+
+class BuildError(Exception):
+    """There is no ROM; the message says why, and what to do. `tail` is what the tool said last."""
+
+    def __init__(self, kind: ErrorKind, message: str, tail: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.tail = tail
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What is to be built."""
+
+    target: Target
+    script: bytes
+    #: 8086:1229; for targets with all drivers none.
+    card: str = ""
+    #: Only where the tree has several for the card.
+    driver: str = ""
+    profile: str = "standard"
+    #: Changes to the profile.
+    options: Mapping[str, Value] = field(default_factory=dict)
+    #: Tenths of a second that the ROM offers its prompt; None: as long as the tree has it.
+    banner: int | None = None
+
+    @property
+    def file_name(self) -> str:
+        """What the artifact is called."""
+        media = {Target.COMBINED: "combined.rom"}.get(self.target, str(self.target))
+        return f"{self.card.replace(':', '') or 'ipxe'}.{media}"
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A file that was built, and how."""
+
+    artifact: Path
+    size: int
+    sha256: str
+    commit: str
+    #: All that differs from the tree's defaults.
+    options: Mapping[str, Value]
+    commands: tuple[str, ...]
+    tool_versions: Mapping[str, str]
+    seconds: float
+    #: How many source files had to be compiled.
+    objects_compiled: int
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears how a build goes."""
+
+    log: Callable[[bytes], None] = _nothing
+    phase: Callable[[Phase], None] = _nothing
+    #: From 0 to 1, over the whole build.
+    progress: Callable[[float], None] = _nothing
+
+
+class _Known(NamedTuple):
+    """What is known of a commit."""
+
+    options: dict[str, Option]
+    catalogue: list[CatalogueCard]
+    time: int
+
+
+@dataclass
+class Builder:
+    """Builds from one source, with its trees below `folder`; as `user` where we are root."""
+
+    source: SourceTree
+    folder: Path
+    user: str | None = "nobody"
+    trees_limit: int = TREES_LIMIT
+    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    _known: dict[str, _Known] = field(init=False, default_factory=dict)
+
+    def options(self, commit: str) -> dict[str, Option]:
+        """The options that the tree has at a commit that was obtained. Raises SourceError, CardError."""
+        return self._facts(commit).options
+
+    def catalogue(self, commit: str) -> list[CatalogueCard]:
+        """The cards that the tree drives at a commit that was obtained. Raises SourceError, CardError."""
+        return self._facts(commit).catalogue
+
+    def _facts(self, commit: str) -> _Known:
+        if commit not in self._known:
+            with self.source.exported(commit, _READ_PATHS, self.user) as tree:
+                options, catalogue = ipxe_options.read_options(tree), ipxe_cards.catalogue(tree, self.user)
+            self._known[commit] = _Known(options, catalogue, self.source.commit_time(commit))
+        return self._known[commit]
+
+    def build(
+        self,
+        request: BuildRequest,
+        into: Path,
+        listener: Listener | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        timeout: float = TIMEOUT,
+    ) -> BuildResult:
+        """Build one file into the folder `into`. Raises BuildError."""
+        build = _Build(self, request, into, listener or Listener(), should_stop, time.monotonic() + timeout)
+        try:
+            return build.result()
+        except (SourceStoppedError, TreeStoppedError) as error:
+            raise build.stopped() from error
+        except SourceError as error:
+            raise BuildError(ErrorKind.SOURCE, str(error)) from error
+        except ipxe_options.OptionError as error:
+            raise BuildError(ErrorKind.OPTIONS, str(error)) from error
+        except ipxe_cards.CardError as error:
+            raise BuildError(ErrorKind.UNKNOWN_CARD, str(error)) from error
+        except runner.ProgramMissingError as error:
+            raise BuildError(ErrorKind.MISSING_TOOL, str(error)) from error
+        except runner.AccountMissingError as error:
+            raise BuildError(ErrorKind.FAILED, str(error)) from error
+        except OSError as error:
+            kind = ErrorKind.DISK_FULL if error.errno in _FULL else ErrorKind.FAILED
+            raise BuildError(kind, f"The build cannot use {self.folder}: {error}") from error
+
+
+_FULL = {28, 122}  # ENOSPC, EDQUOT
+
+
+@dataclass
+class _Build:
+    """One build."""
+
+    builder: Builder
+    request: BuildRequest
+    into: Path
+    listener: Listener
+    asked: Callable[[], bool] | None
+    deadline: float
+    began: float = field(default_factory=time.monotonic)
+    commands: list[str] = field(default_factory=list)
+    compiled: int = 0
+
+    def result(self) -> BuildResult:
+        source, request = self.builder.source, self.request
+        self.listener.phase(Phase.SOURCE)
+        commit = source.obtain(self.listener.log, self.should_stop)
+        if missing := missing_tools(str(request.target)):
+            raise BuildError(ErrorKind.MISSING_TOOL, tools_message(missing))
+        options = self.builder.options(commit)
+        chosen = ipxe_options.chosen(options, request.profile, request.options, request.banner)
+        headers = ipxe_options.config_headers(options, chosen)
+        card = self._card(commit)
+        self._check_space()
+        versions = self._versions()
+        with ExitStack() as held:
+            # In the same order in every build: two that need both trees cannot wait for each other.
+            built = []
+            for number, part in enumerate(request.target.parts):
+                self.listener.phase(Phase.TREE)
+                compilers = "\n".join(versions[name] for name in ("gcc", "ld"))
+                tree = held.enter_context(self._forest().tree(TreeSpec(commit, part.bin_folder, headers, compilers)))
+                built.append((tree, self._make(tree, part, card, commit, number)))
+            self.listener.phase(Phase.FINISHING)
+            artifact = self._finish(built, commit)
+        self._forest().prune()
+        self.listener.progress(1.0)
+        content = artifact.read_bytes()
+        return BuildResult(
+            artifact=artifact,
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            commit=commit,
+            options=ipxe_options.effective(options, chosen),
+            commands=tuple(self.commands),
+            tool_versions=versions,
+            seconds=time.monotonic() - self.began,
+            objects_compiled=self.compiled,
+        )
+
+    # Before
+
+    def _card(self, commit: str) -> CatalogueCard | None:
+        """The card, as the tree knows it: make's own answer to an unknown one comes late, and is hard to read."""
+        if not self.request.target.needs_card:
+            return None
+        wanted = ipxe_cards.pci_id(self.request.card)
+        found = next((card for card in self.builder.catalogue(commit) if card.id == wanted), None)
+        if found is None:
+            raise BuildError(ErrorKind.UNKNOWN_CARD, f"This iPXE has no driver for the card {wanted}.")
+        if self.request.driver and self.request.driver not in found.drivers:
+            raise BuildError(
+                ErrorKind.UNKNOWN_CARD,
+                f"This iPXE drives {wanted} with {' or '.join(found.drivers)}, not with {self.request.driver[:40]}.",
+            )
+        return found
+
+    def _check_space(self) -> None:
+        self.builder.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.builder.folder).free
+        if free < SPACE:
+            raise BuildError(
+                ErrorKind.DISK_FULL,
+                f"{self.builder.folder} has {free >> 20} MB free; a build needs {SPACE >> 20} MB.",
+            )
+
+    def _versions(self) -> dict[str, str]:
+        """What the tools say of themselves, in one line each."""
+        asked = {"gcc": ["gcc", "--version"], "ld": ["ld", "--version"], "make": ["make", "--version"]}
+        asked["perl"] = ["perl", "-e", "print qq{perl $^V\n}"]
+        if self.request.target in {Target.ISO, Target.USB}:
+            asked["mtools"] = ["mformat", "--version"]
+        if self.request.target is Target.ISO:
+            asked["xorriso"] = ["xorriso", "--version"]
+        return {name: _first_line(self._run(command).output) for name, command in asked.items()}
+
+    # Making
+
+    def _forest(self) -> Forest:
+        builder = self.builder
+        trees = builder.folder / "trees"
+        return Forest(trees, builder.source, builder.user, builder.trees_limit, self._run, self._say, self.should_stop)
+
+    def _make(self, tree: Tree, part: Part, card: CatalogueCard | None, commit: str, number: int) -> str:
+        """Call make, and return the path of what it has made, relative to the tree's src."""
+        made = f"{part.bin_folder}/{card.rom_name if card else 'ipxe'}.{part.media}"
+        variables = {"GITVERSION": commit, "EXTRA_CFLAGS": _for_make(f"-ffile-prefix-map={tree.src.resolve()}=.")}
+        if self.request.script:
+            variables["EMBED"] = tree.embed(self.request.script)
+        if card and card.is_ambiguous and self.request.driver:
+            variables[f"DRIVER_{card.rom_name}"] = self.request.driver
+        arguments = [f"{name}={value}" for name, value in sorted(variables.items())]
+        command = ["nice", "make", f"-j{self.builder.jobs}", made, *arguments]
+        follow = _MakeOutput(self.listener, number / len(self.request.target.parts), tree.objects or _sources(tree.src))
+        follow.share = 0.98 / len(self.request.target.parts)
+        environment = tree.environment | {"SOURCE_DATE_EPOCH": str(self.builder._facts(commit).time)}
+        with tree.building(part.bin_folder) as ended:
+            finished = self._run_in(tree, command, environment, follow.hear)
+            ended(finished)
+        self.compiled += follow.compiled
+        if finished.stopped or finished.returncode:
+            tree.used()
+            self._raise(finished)
+        tree.used(built=True, objects=max(tree.objects, follow.compiled))
+        return made
+
+    def _finish(self, built: Sequence[tuple[Tree, str]], commit: str) -> Path:
+        """Put the parts together, and bring the artifact out of the tree."""
+        (tree, made), *others = built
+        further = [f"../../../{other.root.name}/tree/src/{name}" for other, name in others]
+        artifact = self.into / self.request.file_name
+        epoch = {"SOURCE_DATE_EPOCH": str(self.builder._facts(commit).time)}
+        if self.request.target is Target.COMBINED:
+            self._collect(tree, ["perl", "util/catrom.pl", made, *further], artifact)
+            parts = sum((part.src / name).stat().st_size for part, name in built)
+            if artifact.stat().st_size != parts:
+                raise BuildError(ErrorKind.FAILED, "The parts for BIOS and UEFI cannot be put together.")
+            return artifact
+        if self.request.target in {Target.ISO, Target.USB}:
+            image = f"{_BIOS}/ipxe.{self.request.target}"
+            command = with_usual_modes(["util/genfsimg", "-o", image, made, *further])
+            finished = self._run_in(tree, command, tree.environment | epoch, self.listener.log)
+            if finished.stopped or finished.returncode:
+                # Its folder of temporary files, which it leaves behind then.
+                left = ["find", _BIOS, "-path", f"{image}.*", "-delete"]
+                runner.run(left, cwd=tree.src, user=self.builder.user)
+                self._raise(finished)
+            made = image
+        self._collect(tree, ["cat", "--", made], artifact, recorded=False)
+        return artifact
+
+    def _collect(self, tree: Tree, command: Sequence[str], artifact: Path, *, recorded: bool = True) -> None:
+        """Write what a program of the tree's account prints: it can print nothing that only we may read."""
+        if recorded:
+            self.commands.append(shlex.join(command))
+        with artifact.open("wb") as file:
+            finished = self._run(
+                command, cwd=tree.src, user=self.builder.user, environment=tree.environment, log=file.write
+            )
+        if finished.stopped or finished.returncode:
+            artifact.unlink()
+            self._raise(finished)
+
+    def _run_in(
+        self, tree: Tree, command: Sequence[str], environment: Mapping[str, str], log: Callable[[bytes], None]
+    ) -> runner.Finished:
+        line = shlex.join(command)
+        self.commands.append(line)
+        self._say(line)
+        return self._run(command, cwd=tree.src, user=self.builder.user, environment=environment, log=log)
+
+    def _run(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path | None = None,
+        user: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        log: Callable[[bytes], object] | None = None,
+    ) -> runner.Finished:
+        def heard(chunk: bytes) -> None:
+            if log:
+                log(chunk)
+
+        return runner.run(
+            command,
+            cwd=cwd,
+            user=user,
+            environment=environment,
+            log=heard,
+            should_stop=self.should_stop,
+            timeout=max(0.1, self.deadline - time.monotonic()),
+        )
+
+    def _say(self, line: str) -> None:
+        self.listener.log(line.encode() + b"\n")
+
+    # Stopping, failing
+
+    def should_stop(self) -> bool:
+        return time.monotonic() > self.deadline or bool(self.asked and self.asked())
+
+    def stopped(self) -> BuildError:
+        """Why it was stopped."""
+        if time.monotonic() > self.deadline:
+            return BuildError(ErrorKind.TIMED_OUT, f"The build took longer than {self.deadline - self.began:.0f} s.")
+        return BuildError(ErrorKind.CANCELLED, "The build was cancelled.")
+
+    def _raise(self, finished: runner.Finished) -> None:
+        tail = finished.output[-TAIL:].decode(errors="replace")
+        if finished.stopped is runner.Stopped.TIMED_OUT:
+            seconds = self.deadline - self.began
+            raise BuildError(ErrorKind.TIMED_OUT, f"The build took longer than {seconds:.0f} s.", tail)
+        if finished.stopped:
+            raise BuildError(ErrorKind.CANCELLED, "The build was cancelled.", tail)
+        kind, message = explain(finished.output.decode(errors="replace"), finished.returncode)
+        raise BuildError(kind, message, tail)
+
+
+def explain(output: str, returncode: int) -> tuple[ErrorKind, str]:
+    """What the end of a failed make's output means."""
+    for pattern, kind, message in _SIGNS:
+        if found := re.search(pattern, output):
+            return kind, message.format(*found.groups())
+    return ErrorKind.FAILED, f"make ended with status {returncode}; see the log."
+
+
+_SIGNS = (
+    (r"No space left on device|Disk quota exceeded", ErrorKind.DISK_FULL, "The disk is full."),
+    (
+        r"undefined (?:symbol|reference to) [`'‘]?(?:obj|pci_devlist)_(\w+)",
+        ErrorKind.UNKNOWN_CARD,
+        "This iPXE has nothing called {0}: neither a card nor a driver.",
+    ),
+    (
+        r"overflows \d+-byte field \((\d+) bytes too big\)",
+        ErrorKind.TOO_LARGE,
+        "The ROM would be {0} bytes larger than any BIOS can load (130,560 bytes): choose a smaller profile, or mrom.",
+    ),
+    (r"(?m)^(\S+:\d+)(?::\d+)?: (?:fatal )?error: (.*)$", ErrorKind.COMPILER, "The compiler says at {0}: {1}"),
+    (r"(?m)^(\S+): (?:Fatal )?[Ee]rror: (.*)$", ErrorKind.COMPILER, "The assembler says of {0}: {1}"),
+    (r"(?m)undefined reference to [`'‘](\w+)", ErrorKind.COMPILER, "The options do not go together: {0} is missing."),
+    (r"No rule to make target [`'‘](\S+)['’]", ErrorKind.FAILED, "This source tree cannot make {0}."),
+    (r"(?m)^(?:/bin/sh: \d+: |make: )(\S+): (?:not found|No such file)", ErrorKind.MISSING_TOOL, "{0} is missing."),
+)
+
+
+@dataclass
+class _MakeOutput:
+    """Follows make's output: which phase, how far.
+
+    make works out the dependencies of what has changed before it compiles the same files, so when it begins to
+    compile it is known how many there are.
+    """
+
+    listener: Listener
+    start: float
+    expected: int
+    share: float = 1.0
+    compiled: int = 0
+    _dependencies: int = 0
+    _phase: Phase | None = None
+    _rest: bytes = b""
+    _shown: float = 0.0
+
+    def hear(self, chunk: bytes) -> None:
+        self.listener.log(chunk)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            found = re.match(rb"\s*\[(\w+)\] ", line)
+            if found:
+                self._step(found[1])
+
+    def _step(self, what: bytes) -> None:
+        if what == b"DEPS":
+            self._dependencies += 1
+            self._show(Phase.DEPENDENCIES, _DEPENDENCIES_SHARE * self._dependencies / self._total())
+        elif what == b"BUILD":
+            self.compiled += 1
+            done = self.compiled / self._total()
+            self._show(Phase.COMPILING, _DEPENDENCIES_SHARE + (1 - _DEPENDENCIES_SHARE) * done)
+        elif what in {b"AR", b"LD"}:
+            self._show(Phase.LINKING, 0.97)
+
+    def _total(self) -> int:
+        known = self._dependencies if self._phase in {Phase.COMPILING, Phase.LINKING} else self.expected
+        return max(known, self._dependencies, self.compiled, 1)
+
+    def _show(self, phase: Phase, done: float) -> None:
+        if phase is not self._phase:
+            self._phase = phase
+            self.listener.phase(phase)
+        # Not backwards, and not for every file.
+        value = round(self.start + self.share * min(done, 0.99), 2)
+        if value > self._shown:
+            self._shown = value
+            self.listener.progress(value)
+
+
+def _sources(src: Path) -> int:
+    return sum(1 for path in src.rglob("*.[cS]") if path.is_file())
+
+
+def _for_make(argument: str) -> str:
+    """A word for the shell that make calls, in a variable of make's."""
+    return shlex.quote(argument).replace("$", "$$")
+
+
+def _first_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[0].strip() if lines else ""

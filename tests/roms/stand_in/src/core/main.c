@@ -1,0 +1,2 @@
+#include <config/timer.h>
+FEATURE main 26000

@@ -1,0 +1,1 @@
+/* A keyboard map; only its name counts here. */
