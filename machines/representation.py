@@ -17,7 +17,7 @@ def machine_json(machine: Machine, now: datetime | None = None) -> dict[str, Any
         **machine.described(),
         "state": rescue.standing(now).state if rescue else "local",
         "unverified": machine.is_unverified,
-        "last_seen": _iso(contact.at) if contact else None,
+        "last_seen": iso(contact.at) if contact else None,
     }
 
 
@@ -28,14 +28,14 @@ def rescue_json(rescue: Rescue, now: datetime | None = None) -> dict[str, Any]:
         "machine": rescue.machine.name,
         "state": standing.state,
         "lifetime": rescue.lifetime,
-        "expires_at": _iso(rescue.expires_at),
+        "expires_at": iso(rescue.expires_at),
         "image": rescue.image_name,
         "reason": rescue.reason,
         "enabled_by": rescue.enabled_by_name,
-        "enabled_at": _iso(rescue.enabled_at),
-        "served_at": _iso(rescue.served_at),
-        "up_at": _iso(standing.up_at),
-        "ended_at": _iso(standing.ended_at),
+        "enabled_at": iso(rescue.enabled_at),
+        "served_at": iso(rescue.served_at),
+        "up_at": iso(standing.up_at),
+        "ended_at": iso(standing.ended_at),
         "end_cause": standing.end_cause or None,
         "address": rescue.address,
         "host_keys": rescue.host_keys,
@@ -64,10 +64,10 @@ def audit_json(entry: AuditEntry) -> dict[str, Any]:
     if entry.subject:
         details["subject"] = entry.subject
     if entry.repeated_at:
-        details["repeated_at"] = _iso(entry.repeated_at)
+        details["repeated_at"] = iso(entry.repeated_at)
     return {
         "id": entry.pk,
-        "at": _iso(entry.at),
+        "at": iso(entry.at),
         "actor": entry.actor,
         "source": entry.source,
         "machine": entry.machine or None,
@@ -80,6 +80,6 @@ def audit_json(entry: AuditEntry) -> dict[str, Any]:
     }
 
 
-def _iso(moment: datetime | None) -> str | None:
+def iso(moment: datetime | None) -> str | None:
     """In UTC, with microseconds, so that times can be compared as text."""
     return moment.astimezone(timezone.get_fixed_timezone(0)).isoformat().replace("+00:00", "Z") if moment else None

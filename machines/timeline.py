@@ -152,6 +152,17 @@ def _ssh_line(entry: AuditEntry) -> str:
     return f"ssh root@{address}" if address else ""
 
 
+def _rom_job(entry: AuditEntry) -> Event:
+    """A job on one of the machine's cards; its page has the rest."""
+    step = entry.action.partition("_")[2]
+    title = f"{entry.subject.capitalize()} {step.replace('_', ' ')}"
+    looks = {"succeeded": "ready", "failed": "refused", "errored": "refused", "lost": "refused"}
+    order = {name: entry.details.get(name) for name in ("action", "card", "station", "build")}
+    facts = tuple((name, str(value)) for name, value in order.items() if value)
+    title += f": {entry.outcome}" if entry.outcome else ""
+    return Event(entry.at, looks.get(entry.outcome, "change"), title, entry.reason, facts=facts)
+
+
 def _other(entry: AuditEntry) -> Event:
     title = entry.action.replace("_", " ").capitalize()
     changes: dict[str, Any] = entry.details.get("after", {}) if "before" in entry.details else {}
@@ -169,4 +180,7 @@ _DESCRIPTIONS = {
     "ready": _ready,
     "up": _up,
     "up_refused": _up_refused,
+    "flash_requested": _rom_job,
+    "flash_cancel_requested": _rom_job,
+    "flash_finished": _rom_job,
 }

@@ -53,7 +53,8 @@ def data_dir(default: Path) -> Path:
     try:
         path.mkdir(mode=0o710, parents=True, exist_ok=True)
         # The group may pass through to the files, should a web server of that group be told to send them.
-        for name, mode in {"files": 0o750, "static": 0o700, "tmp": 0o700}.items():
+        kept = {"files": 0o750, "static": 0o700, "tmp": 0o700, "job-logs": 0o700, "stations": 0o700}
+        for name, mode in kept.items():
             (path / name).mkdir(mode=mode, exist_ok=True)
     except OSError as error:
         raise ImproperlyConfigured(

@@ -1,12 +1,26 @@
-"""What `make run` does once the environment is there: migrate, make the first account, serve."""
+"""What `make run` does once the environment is there: migrate, make the first account, serve, run one worker."""
 
 from __future__ import annotations
 
 import io
 import os
 import secrets
+import shutil
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
 from typing import NoReturn
+
+SERVER = (sys.executable, "-m", "gunicorn", "-c", "python:rescuesite.gunicorn_conf")
+WORKER = (sys.executable, str(Path(__file__).resolve().parent.parent / "manage.py"), "rom_worker")
+#: A worker that ends by itself is started again, after so many seconds at most.
+_LONGEST_PAUSE = 30.0
+#: How long a worker may take to stop what it does; a chip that is being written is not waited for beyond that.
+_PATIENCE = 60.0
 
 
 def main() -> NoReturn:
@@ -26,8 +40,69 @@ def main() -> NoReturn:
     password = make_first_admin()
     if password:
         print(f"First account: admin, password: {password}  (shown this once; change it in the admin)")
+    from roms.models import Card
+
+    Card.objects.load_curated()
     print(_where(settings.RESCUESITE_BIND), flush=True)
-    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", "python:rescuesite.gunicorn_conf"])  # noqa: S606 - becomes the server
+    # A station whose cards need root has a worker of its own; see deploy/.
+    no_flash = ["--no-flash"] if os.environ.get("RESCUESITE_STATION") == "" else []
+    sys.exit(Supervisor(worker=[*WORKER, *no_flash]).run())
+
+
+class Supervisor:
+    """The server and the worker, for as long as the server runs. A worker that fails does not take it along."""
+
+    def __init__(self, server: Sequence[str] = SERVER, worker: Sequence[str] = WORKER) -> None:
+        self._commands = (server, worker)
+        self._stopping = False
+        self._pause = 1.0
+        self._start_at = 0.0
+
+    def run(self) -> int:
+        """Returns the server's exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._stop)
+        self._server = _start(self._commands[0])
+        self._worker: subprocess.Popen[bytes] | None = None
+        while (status := self._server.poll()) is None:
+            self._keep_worker()
+            try:
+                self._server.wait(0.5)
+            except subprocess.TimeoutExpired:
+                continue
+        self._end_worker()
+        return status
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+        for process in (self._server, self._worker):
+            if process and process.poll() is None:
+                process.terminate()
+
+    def _keep_worker(self) -> None:
+        if self._stopping or (self._worker and self._worker.poll() is None):
+            return
+        now = time.monotonic()
+        if self._worker:
+            print(f"The worker ended ({self._worker.returncode}); it is started again.", file=sys.stderr, flush=True)
+            self._start_at, self._pause = now + self._pause, min(self._pause * 2, _LONGEST_PAUSE)
+            self._worker = None
+        if now >= self._start_at:
+            self._worker = _start(self._commands[1])
+
+    def _end_worker(self) -> None:
+        if self._worker and self._worker.poll() is None:
+            self._worker.terminate()
+            try:
+                self._worker.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                print("The worker is still writing to a chip; it is left to finish.", file=sys.stderr, flush=True)
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a program that is told to end should we be killed."""
+    tell = [setpriv, "--pdeathsig", "TERM", "--"] if (setpriv := shutil.which("setpriv")) else []
+    return subprocess.Popen([*tell, *command], stdin=subprocess.DEVNULL)
 
 
 def _where(bound: str) -> str:

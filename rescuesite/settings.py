@@ -27,6 +27,12 @@ RESCUESITE_ACCEL_PREFIX = os.environ.get("RESCUESITE_ACCEL_PREFIX", "")
 #: A boot request is answered within this many seconds whatever the database does; the contract allows 2.
 RESCUESITE_BOOT_DEADLINE: float | None = 1.7
 
+#: Where iPXE's source comes from: a Git URL, or a directory; and which version of it.
+RESCUESITE_IPXE_SOURCE = os.environ.get("RESCUESITE_IPXE_SOURCE") or "https://github.com/ipxe/ipxe.git"
+RESCUESITE_IPXE_REF = os.environ.get("RESCUESITE_IPXE_REF") or "v2.0.0"
+#: The account that builds run under where the site's worker is root.
+RESCUESITE_BUILD_USER = os.environ.get("RESCUESITE_BUILD_USER") or "nobody"
+
 SECRET_KEY = environment.secret_key(RESCUESITE_DATA_DIR)
 DEBUG = False
 ALLOWED_HOSTS = [
@@ -44,7 +50,13 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
+    "django_tasks",
+    "django_tasks_db",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "machines",
+    "roms",
 ]
 
 MIDDLEWARE = [
@@ -114,6 +126,49 @@ AUTH_PASSWORD_VALIDATORS = [
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
 LOGIN_URL = "admin:login"
+
+# Queues: `builds`, and `flash-NAME` for each station.
+TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend", "QUEUES": []}}
+
+REST_FRAMEWORK = {
+    # The first tells who names nobody how to: 401. A session's requests that change something need its CSRF token.
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "rescuesite.api.authentication.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    # A view that names no permission is nobody's.
+    "DEFAULT_PERMISSION_CLASSES": ["rescuesite.api.permissions.MethodPermissions"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rescuesite.api.negotiation.BoundedJSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "rescuesite.api.negotiation.JSONAlways",
+    "DEFAULT_PAGINATION_CLASS": "rescuesite.api.pagination.Pages",
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "rescuesite.api.errors.handle",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Rescue",
+    "DESCRIPTION": "Machines, rescues, and the ROMs of their network cards, for programs.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SCHEMA_PATH_PREFIX": "/api",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "rescuesite.api.schema.add_errors",
+    ],
+    "ENUM_NAME_OVERRIDES": {
+        "JobState": "roms.models.JobState",
+        "Target": "roms.models.Target",
+        "Profile": "roms.models.Profile",
+        "FlashAction": "roms.models.FlashKind",
+        "CardOrigin": "roms.models.Card.Origin",
+    },
+    # The pages work without the internet.
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+}
 
 LANGUAGE_CODE = "en-us"
 USE_I18N = False

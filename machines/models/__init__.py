@@ -1,5 +1,6 @@
 """What the site knows: machines, rescue images, rescues, keys, sightings, and the log of all that happened."""
 
+from machines.models.api_token import APIToken
 from machines.models.audit import Actor, AuditEntry
 from machines.models.image import ImageFile, RescueImage, StoredFile
 from machines.models.machine import AllowedNetwork, LastContact, MACAddress, Machine
@@ -8,6 +9,7 @@ from machines.models.sighting import Sighting
 from machines.models.ssh_key import SSHKey
 
 __all__ = [
+    "APIToken",
     "Actor",
     "AllowedNetwork",
     "AuditEntry",

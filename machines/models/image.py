@@ -50,8 +50,11 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
                 file.flush()
                 os.fsync(file.fileno())
             stored = StoredFile(sha256=digest.hexdigest(), size=size)
+            belongs_to_site(Path(draft))
             with _files_locked():
-                stored.path.parent.mkdir(mode=0o750, exist_ok=True)
+                if not stored.path.parent.exists():
+                    stored.path.parent.mkdir(mode=0o750, exist_ok=True)
+                    belongs_to_site(stored.path.parent)
                 # A web server in the site's group may send it; see deploy/.
                 Path(draft).chmod(0o640)
                 Path(draft).replace(stored.path)
@@ -64,13 +67,12 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
             Path(draft).unlink(missing_ok=True)
 
     def discard_unused(self, older_than: timedelta = timedelta(hours=1)) -> int:
-        """Remove the files that no image and no rescue names any more; return how many.
+        """Remove the files that nothing refers to any more; return how many.
 
         Young ones are spared: their image may be about to be saved.
         """
-        unused = self.filter(
-            created_at__lt=timezone.now() - older_than, image_files__isnull=True, rescue_files__isnull=True
-        )
+        unnamed = {f"{relation.name}__isnull": True for relation in StoredFile._meta.related_objects}
+        unused = self.filter(created_at__lt=timezone.now() - older_than, **unnamed)
         removed = 0
         for stored in unused:
             with _files_locked():
@@ -102,6 +104,13 @@ def _files_locked() -> Iterator[None]:
     with (settings.RESCUESITE_DATA_DIR / "files" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def belongs_to_site(path: Path) -> None:
+    """Give what root has made in the data directory to the directory's owner: a station's worker may run as root."""
+    if os.geteuid() == 0:
+        owner = Path(settings.RESCUESITE_DATA_DIR).stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _sync_directory(path: Path) -> None:

@@ -1,0 +1,130 @@
+"""API tokens: with one a program may do what its user may. Only a hash is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import DatabaseError, models, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from machines.models.audit import Actor, AuditEntry
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+logger = logging.getLogger(__name__)
+
+#: By which people, and programs that look for leaked secrets, recognise one.
+PREFIX = "rs_"
+_BYTES = 32
+#: A clear text longer than this is none of ours.
+_MAX_LENGTH = 200
+#: `last_used_at` is written so often at most.
+USE_NOTED_EVERY = timedelta(minutes=1)
+
+
+class APITokenQuerySet(models.QuerySet["APIToken"]):
+    def make(
+        self, user: User, name: str, expires_at: datetime | None = None, *, actor: Actor | None = None
+    ) -> tuple[APIToken, str]:
+        """A new token of `user` and its clear text, which nobody can find out later. Raises ValidationError."""
+        token = self.model(user=user, name=name, expires_at=expires_at)
+        return token, token.issue(actor or Actor.of_user(user))
+
+    def usable(self, now: datetime | None = None) -> APITokenQuerySet:
+        """Those that have not expired, of users who are active."""
+        lives = Q(expires_at__isnull=True) | Q(expires_at__gt=now or timezone.now())
+        return self.filter(lives, user__is_active=True)
+
+    def find(self, clear: str) -> APIToken | None:
+        """The usable token with this clear text, with its user."""
+        if not clear.startswith(PREFIX) or len(clear) > _MAX_LENGTH:
+            return None
+        # Only who knows the token knows its hash: how long the look-up takes tells nothing.
+        return self.usable().select_related("user").filter(digest=_digest(clear)).first()
+
+
+class APIToken(models.Model):
+    """One token of a user."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=100, help_text="What it is for, such as the program that gets it.")
+    digest = models.CharField("SHA-256", max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_used_at = models.DateTimeField("last used", null=True, blank=True, editable=False)
+    expires_at = models.DateTimeField("expires", null=True, blank=True, help_text="Empty: it works until deleted.")
+
+    objects = APITokenQuerySet.as_manager()
+
+    class Meta:
+        # Everybody on the staff keeps their own tokens; the admin lets nobody but a superuser touch another's.
+        default_permissions = ()
+        ordering = ("user", "name")
+        verbose_name = "API token"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["user", "name"],
+                name="api_token_name",
+                violation_error_message="There is a token of this name already.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        if self._state.adding and self.expires_at and self.expires_at <= timezone.now():
+            raise ValidationError({"expires_at": "This time has passed."})
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= timezone.now()
+
+    def issue(self, actor: Actor) -> str:
+        """Store this new token, with its audit entry, and return its clear text. Raises ValidationError."""
+        clear = PREFIX + secrets.token_urlsafe(_BYTES)
+        self.digest = _digest(clear)
+        self.full_clean()
+        with transaction.atomic():
+            self.save(force_insert=True)
+            self._record("added", actor)
+        return clear
+
+    def revoke(self, actor: Actor) -> None:
+        """Delete this token, with its audit entry: it does not work any more."""
+        with transaction.atomic():
+            self._record("deleted", actor)
+            self.delete()
+
+    def note_use(self) -> None:
+        """Write down that it was used just now, unless that was done within the last minute."""
+        now = timezone.now()
+        if self.last_used_at and self.last_used_at > now - USE_NOTED_EVERY:
+            return
+        try:
+            # In a savepoint: whoever asks is answered although the database is busy.
+            with transaction.atomic():
+                APIToken.objects.filter(pk=self.pk).update(last_used_at=now)
+        except DatabaseError:
+            logger.warning("that API token %s was used could not be written down", self.pk, exc_info=True)
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "user": self.user.get_username(),
+            "name": self.name,
+            "expires_at": self.expires_at.isoformat() if self.expires_at else None,
+        }
+
+    def _record(self, what: str, actor: Actor) -> None:
+        AuditEntry.objects.record(f"token_{what}", actor=actor, subject=self.name, details=self.described())
+
+
+def _digest(clear: str) -> str:
+    return hashlib.sha256(clear.encode()).hexdigest()

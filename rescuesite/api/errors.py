@@ -1,0 +1,89 @@
+"""Errors as JSON, for everything under /api/.
+
+400: `{"field": ["…", …], …}` for each field that is wrong, and `detail`, one text, for what concerns no single field.
+All others: `{"detail": "…"}`. So `detail` is always a text, and every other key a list of texts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
+from django.core.signals import got_request_exception
+from django.db import OperationalError
+from rest_framework import status
+from rest_framework.exceptions import ValidationError as APIValidationError
+from rest_framework.response import Response
+from rest_framework.views import exception_handler, set_rollback
+
+logger = logging.getLogger(__name__)
+
+DETAIL = "detail"
+_WHOLE = {DETAIL, NON_FIELD_ERRORS, "non_field_errors"}
+
+
+def handle(error: Exception, context: dict[str, Any]) -> Response | None:
+    """DRF's EXCEPTION_HANDLER."""
+    if isinstance(error, ValidationError):
+        error = APIValidationError(_by_field(error))
+    response = exception_handler(error, context)
+    if response is None:
+        return _fault(error, context)
+    if isinstance(error, APIValidationError):
+        response.data = flat(response.data)
+    return response
+
+
+def flat(errors: Any) -> dict[str, Any]:
+    """DRF's errors, nested as the request was, in the form that this module's text tells."""
+    if not isinstance(errors, dict):
+        errors = {DETAIL: errors}
+    result: dict[str, Any] = {}
+    whole: list[str] = []
+    for name, value in errors.items():
+        texts = list(_texts(value))
+        if name in _WHOLE:
+            whole += texts
+        else:
+            result[str(name)] = texts
+    return result | ({DETAIL: " ".join(whole)} if whole else {})
+
+
+def renamed(error: ValidationError, names: dict[str, str]) -> ValidationError:
+    """The error with a model's field names as the API has them."""
+    errors: dict[str, list[str]] = {}
+    for name, texts in _by_field(error).items():
+        errors.setdefault(names.get(name, name), []).extend(texts)
+    return ValidationError(errors)
+
+
+def _by_field(error: ValidationError) -> dict[str, list[str]]:
+    return error.message_dict if hasattr(error, "error_dict") else {NON_FIELD_ERRORS: error.messages}
+
+
+def _texts(value: Any, path: str = "") -> Iterator[str]:
+    """The texts in nested errors, each behind the path to what it is about."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            below = path if name in _WHOLE else ".".join(filter(None, (path, str(name))))
+            yield from _texts(inner, below)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _texts(inner, ".".join(filter(None, (path, str(number)))) if isinstance(inner, dict) else path)
+    else:
+        yield f"{path}: {value}" if path else str(value)
+
+
+def _fault(error: Exception, context: dict[str, Any]) -> Response:
+    """The answer to a fault of ours; what it was stands in the log alone."""
+    request = context["request"]._request
+    set_rollback()
+    if isinstance(error, OperationalError):
+        logger.error("the database did not answer %s %s: %s", request.method, request.path, error)
+        return Response({DETAIL: "The database does not answer now. Try again."}, status.HTTP_503_SERVICE_UNAVAILABLE)
+    logger.error("an error at %s %s", request.method, request.path, exc_info=error)
+    # As Django tells: tests, and whatever watches a site, listen.
+    got_request_exception.send(sender=None, request=request)
+    return Response({DETAIL: "The site made an error; its log says more."}, status.HTTP_500_INTERNAL_SERVER_ERROR)

@@ -1,0 +1,23 @@
+"""The API's addresses. Resources are in machines/api/ and roms/api/."""
+
+from django.contrib.auth.decorators import login_required
+from django.urls import path, re_path
+from rest_framework.routers import SimpleRouter
+
+from rescuesite.api import schema
+from rescuesite.api.views import DocsView, NothingHereView, RootView, SchemaView
+from roms.api import register
+
+__all__ = ["schema", "urlpatterns"]
+
+router = SimpleRouter()
+register(router)
+
+urlpatterns = [
+    path("", RootView.as_view(), name="api-root"),
+    path("schema/", SchemaView.as_view(), name="api-schema"),
+    # People are asked to log in; it is a page.
+    path("docs/", login_required(DocsView.as_view()), name="api-docs"),
+    *router.urls,
+    re_path("", NothingHereView.as_view()),
+]

@@ -1,0 +1,79 @@
+"""What all views of the API share, and those that belong to no resource."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from django.urls import Resolver404, resolve
+from drf_spectacular.utils import extend_schema
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from rest_framework.exceptions import NotFound
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.permissions import AllowAny, IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.reverse import reverse
+from rest_framework.views import APIView
+
+from machines.boot.http import source_of
+from machines.models import Actor
+
+#: The resources' lists, by the names that their routes have.
+LISTS = ("rom-builds", "flash-jobs", "cards", "stations", "installed-roms")
+
+
+def actor_of(request: Request) -> Actor:
+    """The user who asks, and from where."""
+    source = source_of(request._request)
+    return Actor.of_user(request.user, str(source) if source else None)
+
+
+class NotStored(APIView):
+    """For views whose answers nobody on the way is to keep."""
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        response.headers.setdefault("Cache-Control", "no-store")
+        return super().finalize_response(request, response, *args, **kwargs)
+
+
+@extend_schema(exclude=True)
+class RootView(NotStored):
+    """Where the lists are."""
+
+    permission_classes = [IsAuthenticated]
+
+    def get(self, request: Request) -> Response:
+        names = {name: f"{name}-list" for name in LISTS} | {"schema": "api-schema", "docs": "api-docs"}
+        return Response({name: reverse(route, request=request) for name, route in names.items()})
+
+
+@extend_schema(exclude=True)
+class NothingHereView(APIView):
+    """The answer to addresses that name nothing, as JSON."""
+
+    authentication_classes = ()
+    permission_classes = [AllowAny]
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> NoReturn:
+        # A redirect would turn a POST into a GET, which seems to work.
+        path = f"{request.path}/"
+        try:
+            there = not path.endswith("//") and getattr(resolve(path).func, "cls", None) is not NothingHereView
+        except Resolver404:
+            there = False
+        raise NotFound(f"There is nothing here. Write {path} with the slash at its end." if there else None)
+
+
+class SchemaView(SpectacularAPIView):
+    """The OpenAPI description, as YAML or JSON."""
+
+    content_negotiation_class = DefaultContentNegotiation
+    permission_classes = [IsAuthenticated]
+
+
+class DocsView(SpectacularSwaggerView):
+    """The API's pages for people: what there is to ask, to be tried out."""
+
+    content_negotiation_class = DefaultContentNegotiation
+    permission_classes = [IsAuthenticated]
+    url_name = "api-schema"

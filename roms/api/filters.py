@@ -1,0 +1,75 @@
+"""By what lists can be filtered."""
+
+# django-filter has no types.
+# mypy: disable-error-code="import-untyped, misc, no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import django_filters
+
+from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Profile, Target
+
+
+class JobFilter(django_filters.FilterSet):
+    state = django_filters.MultipleChoiceFilter(
+        choices=JobState.choices, method="in_state", label="May be given several times."
+    )
+    card = django_filters.CharFilter(field_name="card__slug", label="The card's key.")
+    requested_by = django_filters.CharFilter(field_name="requested_by_name")
+
+    def in_state(self, queryset: Any, name: str, states: list[str]) -> Any:
+        # As the JSON has it: a job whose worker has gone is lost, whatever is stored.
+        return queryset.standing_as(*states) if states else queryset
+
+
+class BuildFilter(JobFilter):
+    target = django_filters.ChoiceFilter(choices=Target.choices)
+    profile = django_filters.ChoiceFilter(choices=Profile.choices)
+    script_sha256 = django_filters.CharFilter()
+
+    class Meta:
+        model = Build
+        fields: list[str] = []
+
+
+class FlashJobFilter(JobFilter):
+    action = django_filters.ChoiceFilter(choices=FlashKind.choices)
+    station = django_filters.CharFilter(field_name="station__name")
+    machine = django_filters.CharFilter(field_name="machine_name", lookup_expr="iexact")
+    build = django_filters.NumberFilter(field_name="build_id")
+
+    class Meta:
+        model = FlashJob
+        fields: list[str] = []
+
+
+class CardFilter(django_filters.FilterSet):
+    q = django_filters.CharFilter(
+        method="named", label="Words that are in its name, PCI id, driver or programmer, like “intel 1229”."
+    )
+    flashable = django_filters.BooleanFilter(method="can_be_flashed", label="Whether flashrom can write to it.")
+
+    class Meta:
+        model = Card
+        fields: list[str] = []
+
+    def named(self, queryset: Any, name: str, text: str) -> Any:
+        return queryset.named(text)
+
+    def can_be_flashed(self, queryset: Any, name: str, wanted: bool) -> Any:
+        return queryset.flashable() if wanted else queryset.filter(programmer="")
+
+
+class InstalledROMFilter(django_filters.FilterSet):
+    machine = django_filters.CharFilter(field_name="machine__name", lookup_expr="iexact")
+    card = django_filters.CharFilter(field_name="card__slug")
+    build = django_filters.NumberFilter(field_name="build_id")
+    outdated = django_filters.BooleanFilter(
+        field_name="is_outdated", label="Whether a later build for such a card embeds another script."
+    )
+
+    class Meta:
+        model = InstalledROM
+        fields: list[str] = []

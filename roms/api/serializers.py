@@ -1,0 +1,269 @@
+"""What the API's JSON looks like. Whether an order can be carried out is for the models to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from machines.models import Actor, Machine
+from rescuesite.api.errors import renamed
+from rescuesite.api.serializers import OrderSerializer
+from roms import representation
+from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Profile, Station, Target
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_NUMBER: dict[str, Any] = {"type": "integer"}
+_SPEC: dict[str, Any] = {
+    "type": "object",
+    "description": "What the script asks, how and how often; the text is made of it.",
+    "properties": {
+        "site": {**_TEXT, "description": "The rescue site, like http://192.0.2.10."},
+        "network": {
+            "oneOf": [
+                {"type": "string", "const": "dhcp"},
+                {
+                    "type": "object",
+                    "properties": {"ip": _TEXT, "netmask": _TEXT, "gateway": _TEXT, "dns": _TEXT},
+                    "required": ["ip", "netmask"],
+                },
+            ]
+        },
+        "variables": {"type": "array", "items": _TEXT, "description": "What is sent besides mac and ip."},
+        "tries": _NUMBER,
+        "timeout": {**_NUMBER, "description": "In seconds."},
+        "link_wait": {**_NUMBER, "description": "In seconds."},
+        "stp_wait": {**_NUMBER, "description": "In seconds."},
+        "nic": {"type": ["integer", "null"]},
+        "serial_console": {"type": "boolean"},
+    },
+    "required": ["site"],
+    "additionalProperties": False,
+}
+_WRITTEN: dict[str, Any] = {
+    "type": "object",
+    "description": "A script that somebody wrote; it begins with #!ipxe.",
+    "properties": {"text": _TEXT},
+    "required": ["text"],
+    "additionalProperties": False,
+}
+
+
+@extend_schema_field({"oneOf": [_SPEC, _WRITTEN]})
+class ScriptField(serializers.DictField):
+    """What is embedded: what it is made of, or its text."""
+
+
+class JobSerializer(serializers.Serializer[Any]):
+    """What builds and flash jobs say alike."""
+
+    id = serializers.IntegerField()
+    state = serializers.ChoiceField(JobState.choices)
+    phase = serializers.CharField(help_text="What a running job is at.")
+    progress = serializers.FloatField(help_text="How much is done, of 1.")
+    overdue = serializers.BooleanField(help_text="It takes longer than it should, and must not be stopped.")
+    error = serializers.CharField(help_text="What went wrong and what to do.")
+    requested_by = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class BuildSerializer(JobSerializer):
+    card = serializers.CharField(allow_null=True)
+    target = serializers.ChoiceField(Target.choices)
+    profile = serializers.ChoiceField(Profile.choices)
+    options = serializers.ListField(child=serializers.CharField())
+    banner = serializers.IntegerField(allow_null=True)
+    script = ScriptField()
+    script_sha256 = serializers.CharField()
+    ipxe_ref = serializers.CharField()
+    ipxe_commit = serializers.CharField()
+    commands = serializers.ListField(child=serializers.ListField(child=serializers.CharField()))
+    tool_versions = serializers.DictField(child=serializers.CharField())
+    chip_size = serializers.IntegerField(allow_null=True, help_text="Of the card that it is for, in bytes.")
+    size = serializers.IntegerField(allow_null=True, help_text="In bytes.")
+    fits = serializers.BooleanField(allow_null=True, help_text="Null where a size is not known.")
+    sha256 = serializers.CharField(allow_null=True)
+
+    def to_representation(self, instance: Build) -> dict[str, Any]:
+        return representation.build_json(instance)
+
+
+class BuildOrderSerializer(OrderSerializer):
+    """A ROM, or a bootable medium, to be made."""
+
+    card = serializers.SlugRelatedField(
+        slug_field="slug",
+        queryset=Card.objects.all(),
+        required=False,
+        allow_null=True,
+        help_text="A card's key, like 8086:1229; not needed for media that are no ROM.",
+    )
+    target = serializers.ChoiceField(Target.choices, required=False)
+    profile = serializers.ChoiceField(Profile.choices, required=False)
+    options = serializers.ListField(
+        child=serializers.CharField(max_length=500),
+        max_length=200,
+        required=False,
+        help_text="NAME, NAME=off or NAME=value, as in iPXE's headers.",
+    )
+    banner = serializers.IntegerField(required=False, allow_null=True, help_text="In tenths of a second; 0: none.")
+    script = ScriptField()
+
+    def validate_script(self, script: dict[str, Any]) -> dict[str, Any]:
+        if "text" not in script:
+            return {"script_spec": script}
+        if len(script) > 1:
+            raise serializers.ValidationError("Give a text, or what to make one of; not both.")
+        if not isinstance(script["text"], str):
+            raise serializers.ValidationError("text: It is a text.")
+        return {"script": script["text"]}
+
+    def submit(self, actor: Actor) -> Build:
+        """Submit what was ordered. Raises ValidationError."""
+        values = dict(self.validated_data)
+        build = Build(**values.pop("script"), **values)
+        try:
+            return build.submit(actor)
+        except ValidationError as error:
+            raise renamed(error, {"script_spec": "script"}) from error
+
+
+class FlashJobSerializer(JobSerializer):
+    action = serializers.ChoiceField(FlashKind.choices)
+    station = serializers.CharField()
+    card = serializers.CharField()
+    slot = serializers.CharField()
+    chip = serializers.CharField()
+    build = serializers.IntegerField(allow_null=True)
+    restores = serializers.IntegerField(allow_null=True)
+    machine = serializers.CharField(allow_null=True)
+    chip_found = serializers.CharField()
+    chip_size = serializers.IntegerField(allow_null=True, help_text="In bytes.")
+    backup_sha256 = serializers.CharField(allow_null=True)
+    wrote = serializers.BooleanField(allow_null=True)
+    written_sha256 = serializers.CharField(allow_null=True)
+    chip_state = serializers.CharField(allow_null=True, help_text="What a failed write left in the chip.")
+    refusal = serializers.CharField(allow_null=True, help_text="Why nothing was touched.")
+    choices = serializers.DictField(help_text="After a refusal: what there is to choose from.")
+
+    def to_representation(self, instance: FlashJob) -> dict[str, Any]:
+        return representation.flash_json(instance)
+
+
+class ConfirmationSerializer(OrderSerializer):
+    confirm = serializers.CharField(
+        help_text="The machine's name, or the station's where no machine is named.",
+        error_messages={"required": "Type the machine's name, or the station's where no machine is named."},
+    )
+
+
+class FlashOrderSerializer(ConfirmationSerializer):
+    """A card's chip to be written, restored or saved."""
+
+    action = serializers.ChoiceField(FlashKind.choices, default=FlashKind.FLASH)
+    build = serializers.PrimaryKeyRelatedField(
+        queryset=Build.objects.select_related("card", "artifact"), required=False, allow_null=True
+    )
+    restores = serializers.PrimaryKeyRelatedField(
+        queryset=FlashJob.objects.select_related("card", "backup", "station", "machine"),
+        required=False,
+        allow_null=True,
+        help_text="The flash job whose saved contents are written back; the rest is as it was there.",
+    )
+    station = serializers.SlugRelatedField(slug_field="name", queryset=Station.objects.all(), required=False)
+    card = serializers.SlugRelatedField(
+        slug_field="slug",
+        queryset=Card.objects.all(),
+        required=False,
+        allow_null=True,
+        help_text="A card's key; otherwise the build's.",
+    )
+    slot = serializers.CharField(required=False, allow_blank=True)
+    chip = serializers.CharField(required=False, allow_blank=True, source="chip_name")
+    machine = serializers.SlugRelatedField(
+        slug_field="name", queryset=Machine.objects.all(), required=False, allow_null=True
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        errors = {}
+        for name, action in {"build": FlashKind.FLASH, "restores": FlashKind.RESTORE}.items():
+            if attrs["action"] == action and not attrs.get(name):
+                errors[name] = "This field is required."
+            elif attrs["action"] != action and attrs.get(name):
+                errors[name] = f"It is for the action “{action}” only."
+        if not attrs.get("station") and not attrs.get("restores"):
+            errors["station"] = "This field is required."
+        if not attrs.get("card") and not errors:
+            source = attrs.get("build") or attrs.get("restores")
+            attrs["card"] = source.card if source else None
+            if attrs["card"] is None:
+                errors["card"] = "This field is required."
+        if errors:
+            raise serializers.ValidationError(errors)
+        return attrs
+
+    def submit(self, actor: Actor) -> FlashJob:
+        """Submit what was ordered. Raises ValidationError."""
+        values = dict(self.validated_data)
+        typed = values.pop("confirm")
+        restores = values.get("restores")
+        job = restores.restoring() if restores else FlashJob()
+        for name, value in values.items():
+            setattr(job, name, value)
+        return submit_confirmed(job, actor, typed)
+
+
+def submit_confirmed(job: FlashJob, actor: Actor, typed: str) -> FlashJob:
+    try:
+        return job.submit_confirmed(actor, typed)
+    except ValidationError as error:
+        raise renamed(error, {"chip_name": "chip"}) from error
+
+
+class CardSerializer(serializers.Serializer[Card]):
+    key = serializers.CharField()
+    pci_id = serializers.CharField()
+    name = serializers.CharField()
+    driver = serializers.CharField(help_text="iPXE's.")
+    programmer = serializers.CharField(help_text="flashrom's.")
+    flashable = serializers.BooleanField()
+    practice = serializers.BooleanField(help_text="It is no card, but a file.")
+    chip_size = serializers.IntegerField(allow_null=True, help_text="In bytes.")
+    conflict = serializers.CharField(help_text="Other drivers that claim this id.")
+    notes = serializers.CharField()
+    origin = serializers.ChoiceField(Card.Origin.choices)
+
+    def to_representation(self, instance: Card) -> dict[str, Any]:
+        return representation.card_json(instance)
+
+
+class StationSerializer(serializers.Serializer[Station]):
+    name = serializers.CharField()
+    has_worker = serializers.BooleanField()
+    seen_at = serializers.DateTimeField(allow_null=True, help_text="When its worker last showed up.")
+    notes = serializers.CharField()
+
+    def to_representation(self, instance: Station) -> dict[str, Any]:
+        return representation.station_json(instance)
+
+
+class InstalledROMSerializer(serializers.Serializer[InstalledROM]):
+    id = serializers.IntegerField()
+    machine = serializers.CharField(allow_null=True)
+    card = serializers.CharField()
+    mac = serializers.CharField(allow_null=True)
+    build = serializers.IntegerField(allow_null=True)
+    outdated = serializers.BooleanField(help_text="A later build for such a card embeds another script.")
+    sha256 = serializers.CharField(allow_null=True)
+    description = serializers.CharField(help_text="What it is, where it is no build of ours.")
+    since = serializers.DateTimeField()
+    by = serializers.CharField()
+    flash_job = serializers.IntegerField(allow_null=True)
+    notes = serializers.CharField()
+
+    def to_representation(self, instance: InstalledROM) -> dict[str, Any]:
+        return representation.installed_json(instance, outdated=instance.is_outdated)  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""What workers do: one job from its claim to its end, and the worker itself."""

@@ -1,0 +1,138 @@
+"""A build in a worker: its order put to the toolchain, the ROM checked, and what comes of it stored."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import Error
+
+from machines.models.image import StoredFile
+from roms.jobs.running import Run, logger
+from roms.models import Build, Card, JobState
+from roms.toolchain import flashrom
+from roms.toolchain.ipxe_build import Builder, BuildError, BuildRequest, BuildResult, ErrorKind, Listener, Target
+from roms.toolchain.ipxe_cards import CardError
+from roms.toolchain.ipxe_source import SourceError, SourceTree
+from roms.toolchain.option_rom import OptionROMError, check_fits
+from roms.toolchain.runner import ProgramMissingError
+
+#: What is wrong here, rather than with what was asked for.
+_OURS = {ErrorKind.SOURCE, ErrorKind.MISSING_TOOL, ErrorKind.DISK_FULL}
+
+
+def builder() -> Builder:
+    """Builds from the site's source of iPXE, in its data directory."""
+    folder = Path(settings.RESCUESITE_DATA_DIR) / "ipxe"
+    source = SourceTree(settings.RESCUESITE_IPXE_SOURCE, settings.RESCUESITE_IPXE_REF, folder)
+    return Builder(source, folder, user=settings.RESCUESITE_BUILD_USER)
+
+
+class BuildRun(Run[Build]):
+    """One build."""
+
+    model = Build
+
+    def work(self) -> None:
+        build = self.job
+        self._results(ipxe_ref=settings.RESCUESITE_IPXE_REF)
+        listener = Listener(log=self.log, phase=lambda phase: self.phase(str(phase)), progress=self.progress)
+        with _folder() as folder:
+            maker = builder()
+            try:
+                result = maker.build(self._request(), folder, listener, self.should_stop)
+            except BuildError as error:
+                self._failed(error)
+                return
+            self._results(
+                ipxe_commit=result.commit,
+                commands=list(result.commands),
+                tool_versions=dict(result.tool_versions),
+                effective_options=dict(result.options),
+                size=result.size,
+            )
+            load_cards(maker, result.commit)
+            if problem := self._problem(result):
+                self.say(problem)
+                self.end(JobState.FAILED, problem)
+                return
+            stored = _stored(result.artifact)
+        self.say(f"{build.file_name}: {result.size} bytes, SHA-256 {stored.sha256}")
+        self.end(JobState.SUCCEEDED, artifact=stored, sha256=stored.sha256)
+
+    def _request(self) -> BuildRequest:
+        build, card = self.job, self.job.card
+        is_rom = card is not None and build.is_rom
+        return BuildRequest(
+            target=Target(build.target),
+            script=build.script.encode(),
+            card=card.pci_id if card and is_rom else "",
+            driver=card.driver if card and is_rom and card.conflict else "",
+            profile=build.profile,
+            options=build.changes(),
+            banner=build.banner,
+        )
+
+    def _problem(self, result: BuildResult) -> str:
+        """Why what was made is not what was wanted; empty where it is."""
+        build = self.job
+        if not build.is_rom:
+            return ""
+        assert build.card
+        try:
+            check_fits(result.artifact.read_bytes(), build.card.vendor, build.card.device)
+        except OptionROMError as error:
+            return f"What was built is no ROM for this card. {error}"
+        return build.too_large(result.size)
+
+    def _failed(self, error: BuildError) -> None:
+        message = str(error)
+        self.say(message)
+        if error.kind is ErrorKind.CANCELLED:
+            self.end(JobState.CANCELLED, self.stop_reason)
+        else:
+            self.end(JobState.ERRORED if error.kind in _OURS else JobState.FAILED, message)
+
+    def _results(self, **values: Any) -> None:
+        self._progress |= values
+
+
+def load_cards(maker: Builder, commit: str) -> int | None:
+    """Take the tree's cards into the catalogue, once for each commit; returns how many cards there are then."""
+    loaded = maker.folder / "cards-loaded"
+    if loaded.exists() and loaded.read_text() == commit:
+        return None
+    try:
+        flashable = flashrom.supported_cards()
+    except ProgramMissingError:
+        flashable = []
+    try:
+        number = Card.objects.load_tree(maker.catalogue(commit), flashable)
+    except (CardError, SourceError, Error) as error:
+        logger.error("the cards of iPXE's tree cannot be read: %s", error)
+        return None
+    loaded.write_text(commit)
+    return number
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """Where the artifact is put; and what builds need of the data directory."""
+    data_dir = Path(settings.RESCUESITE_DATA_DIR)
+    if os.geteuid() == 0:
+        # Builds run under an account without rights: it passes through to its trees, and reads nothing on the way.
+        for database in data_dir.glob("db.sqlite3*"):
+            database.chmod(0o600)
+        data_dir.chmod(data_dir.stat().st_mode | 0o001)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=data_dir / "tmp") as folder:
+        yield Path(folder)
+
+
+def _stored(artifact: Path) -> StoredFile:
+    with artifact.open("rb") as file:
+        return StoredFile.objects.store(iter(lambda: file.read(1 << 20), b""))

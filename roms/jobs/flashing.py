@@ -1,0 +1,159 @@
+"""A flash job in a worker: its order put to the toolchain, and what comes of it stored."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone
+
+from machines.models.image import StoredFile
+from roms.jobs.running import Run
+from roms.models import FlashJob, JobState
+from roms.models.flash import FlashKind
+from roms.toolchain import flashrom
+from roms.toolchain.flashing import (
+    FlashError,
+    FlashFailedError,
+    Flashing,
+    Limits,
+    Listener,
+    Phase,
+    RefusedError,
+    StoppedError,
+)
+from roms.toolchain.option_rom import OptionROMError, check_fits, identify, pad
+from roms.toolchain.runner import ProgramMissingError, Stopped
+
+
+class NotOursError(Exception):
+    """The job was cancelled, or given up for lost, at the last moment; nothing was written."""
+
+
+class FlashRun(Run[FlashJob], Listener):
+    """One flash, restore or saving."""
+
+    model = FlashJob
+    limits = Limits()
+
+    def work(self) -> None:
+        job = self.job
+        job.station.lock_path.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            flashing = self._flashing()
+            self._results(flashrom_version=flashrom.version())
+        except (OptionROMError, FlashError) as error:
+            self.end(JobState.FAILED, str(error))
+            return
+        except ProgramMissingError as error:
+            self.end(JobState.ERRORED, f"{error} Install it: apt-get install flashrom")
+            return
+        with tempfile.TemporaryDirectory(prefix=f"flash-{job.pk}-", dir=settings.RESCUESITE_DATA_DIR / "tmp") as folder:
+            flashing.folder = Path(folder)
+            self._do(flashing)
+
+    def _flashing(self) -> Flashing:
+        job, card = self.job, self.job.card
+        if card.programmer == "dummy":
+            programmer = flashrom.practice(job.station.practice_chip, card.chip_size or 64 << 10)
+        else:
+            programmer = flashrom.Programmer.parse(card.programmer)
+        return Flashing(
+            programmer=programmer,
+            slot=flashrom.PCISlot.parse(job.slot) if job.slot else None,
+            chip=job.chip_name or None,
+            contents_for=self._contents if job.action != FlashKind.SAVE else None,
+            expected_size=card.chip_size,
+            card=card.pci_id,
+            folder=Path(settings.RESCUESITE_DATA_DIR) / "tmp",
+            lock=job.station.lock_path,
+            label=f"flash job {job.pk}",
+            limits=self.limits,
+            listener=self,
+        )
+
+    def _contents(self, chip: flashrom.Chip) -> bytes:
+        """What is to be in the chip. Raises OptionROMError where that is not for this card, or too large."""
+        job = self.job
+        if job.action == FlashKind.RESTORE:
+            # Of another size: the toolchain refuses it.
+            assert job.restores
+            assert job.restores.backup
+            return job.restores.backup.path.read_bytes()
+        assert job.build
+        assert job.build.artifact
+        rom = job.build.artifact.path.read_bytes()
+        check_fits(rom, job.card.vendor, job.card.device, chip.size)
+        return pad(rom, chip.size)
+
+    def _do(self, flashing: Flashing) -> None:
+        try:
+            result = flashing.run()
+        except RefusedError as error:
+            choices = {
+                "chips": [chip.name for chip in error.chips],
+                "slots": [
+                    {"slot": str(card.slot), "macs": list(card.macs), "driver": card.driver} for card in error.cards
+                ],
+            }
+            self.end(JobState.FAILED, str(error), refusal=error.refusal, choices=choices)
+        except StoppedError as error:
+            cancelled = error.stopped is Stopped.CANCELLED
+            self.end(
+                JobState.CANCELLED if cancelled else JobState.FAILED,
+                f"{self.stop_reason} Nothing was written." if cancelled else str(error),
+            )
+        except NotOursError as error:
+            self.end(JobState.CANCELLED, str(error))
+        except FlashFailedError as error:
+            self._results(phase=error.phase)
+            self.end(JobState.FAILED, str(error), chip_state=error.state)
+        except (FlashError, OptionROMError) as error:
+            self.end(JobState.FAILED, str(error))
+        except ProgramMissingError as error:
+            self.end(JobState.ERRORED, f"{error} Install it: apt-get install flashrom")
+        else:
+            self.end(
+                JobState.SUCCEEDED,
+                wrote=result.wrote,
+                written_sha256=result.verified_sha256 or "",
+                chip_found=str(result.chip)[:200],
+                chip_size=result.size,
+            )
+
+    # Listener
+
+    def phase_started(self, phase: Phase) -> None:
+        if phase is Phase.WRITE:
+            self._begin_to_write()
+        self.phase(str(phase))
+
+    def _begin_to_write(self) -> None:
+        """The point of no return, settled in the database: whoever cancels later is too late."""
+        writes = self.job.change(
+            self.job.mine() & self.job.not_cancelled(), phase=Phase.WRITE, heartbeat_at=timezone.now()
+        )
+        if not writes:
+            raise NotOursError("Cancelled at the last moment; nothing was written.")
+
+    def store_backup(self, file: Path, sha256: str, chip: flashrom.Chip) -> None:
+        contents = file.read_bytes()
+        stored = StoredFile.objects.store([contents])
+        kept = self.job.beat(
+            backup=stored,
+            backup_sha256=sha256,
+            backup_description=identify(contents)[:200],
+            chip_found=str(chip)[:200],
+            chip_size=chip.size,
+        )
+        if not kept:
+            raise NotOursError("The job was given up while it read the chip; nothing was written.")
+        self.say(f"Saved {len(contents)} bytes, SHA-256 {sha256}: {identify(contents)}")
+
+    def note(self, text: str) -> None:
+        self.say(text)
+
+    def _results(self, **values: Any) -> None:
+        self._progress |= values

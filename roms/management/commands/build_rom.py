@@ -1,0 +1,136 @@
+"""manage.py build_rom: have a ROM, or a bootable medium, made."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import CommandError
+
+from machines.management.terminal import actor_named, messages_of
+from roms.downloads import pad_size, padded
+from roms.management.terminal import NOT_ORDERED, NOT_SUCCEEDED, JobCommand, card_named
+from roms.models import Build, Profile, Target
+from roms.toolchain import embedded
+
+#: The options that say what a script is made of, with the names of the script's fields.
+_SPEC = ("variables", "tries", "timeout", "link_wait", "stp_wait", "nic", "static", "serial_console")
+
+
+class Command(JobCommand):
+    help = "Have a ROM, or a bootable medium, made from iPXE's source and a script that asks the rescue site."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "card", nargs="?", metavar="CARD", help="like 8086:1229; without one, where the target is no ROM: all cards"
+        )
+        script = parser.add_mutually_exclusive_group(required=True)
+        script.add_argument("--site", metavar="URL", help="the rescue site, like http://192.0.2.10")
+        script.add_argument("--script", metavar="FILE", help="a script that you wrote; “-”: from standard input")
+        parser.add_argument("--target", choices=Target.values, default=Target.ROM, help="default: rom")
+        parser.add_argument("--profile", choices=Profile.values, default=Profile.MINIMAL, help="default: minimal")
+        parser.add_argument(
+            "--option", action="append", default=[], metavar="NAME=VALUE", help="of iPXE; may be given several times"
+        )
+        parser.add_argument("--banner", type=int, metavar="N", help="tenths of a second; 0: no prompt at power-on")
+        spec = parser.add_argument_group("with --site")
+        spec.add_argument(
+            "--variables", metavar="NAME,…", help=f"sent besides mac and ip: {','.join(embedded.VARIABLES)}"
+        )
+        spec.add_argument("--tries", type=int, help="how often network and site are tried (default: 3)")
+        spec.add_argument("--timeout", type=int, metavar="SECONDS", help="of one question (default: 8)")
+        spec.add_argument("--link-wait", type=int, metavar="SECONDS", help="for a cable (default: 15)")
+        spec.add_argument(
+            "--stp-wait", type=int, metavar="SECONDS", help="for a switch that forwards late (default: 0)"
+        )
+        spec.add_argument("--nic", type=int, help="iPXE's number of the card (default: each in turn)")
+        spec.add_argument(
+            "--static",
+            metavar="IP/NETMASK[/GATEWAY[/DNS]]",
+            help="an address of its own, like 192.0.2.7/24/192.0.2.1; without one it asks DHCP",
+        )
+        spec.add_argument("--serial-console", action="store_true", default=None, help="show what it says there too")
+        parser.add_argument("--output", type=Path, metavar="FILE", help="wait, and write there what was made")
+        parser.add_argument("--pad", metavar="SIZE", help="fill --output up to so many bytes; “chip”: as the chip has")
+        super().add_arguments(parser)
+
+    def submit(self, options: dict[str, Any]) -> Build:
+        build = Build(
+            card=card_named(options["card"]) if options["card"] else None,
+            target=options["target"],
+            profile=options["profile"],
+            options=options["option"],
+            banner=options["banner"],
+            **_script(options),
+        )
+        self._check_output(build, options)
+        return build.submit(actor_named(options["by"]))
+
+    def _check_output(self, build: Build, options: dict[str, Any]) -> None:
+        """Whoever cannot have the file is to know before the build."""
+        output: Path | None = options["output"]
+        if output is None:
+            if options["pad"]:
+                raise CommandError("--pad is for --output.")
+            return
+        if options["pad"]:
+            pad_size(build, options["pad"])
+        if output.is_dir() or not output.absolute().parent.is_dir():
+            raise CommandError(
+                f"{output} cannot be written: {'it is a folder' if output.is_dir() else 'no such folder'}."
+            )
+
+    def told(self, build: Build) -> str:
+        if build.size is None:
+            return f"Build {build.pk} is {build.standing()}."
+        room = f" of {build.chip_size:,}" if build.chip_size else ""
+        return f"Build {build.pk}: {build.file_name}, {build.size:,}{room} bytes, SHA-256 {build.sha256}"
+
+    def succeeded(self, build: Build, options: dict[str, Any]) -> None:
+        output: Path | None = options["output"]
+        if output is None:
+            return
+        assert build.artifact
+        try:
+            output.write_bytes(padded(build, options["pad"]) if options["pad"] else build.artifact.path.read_bytes())
+        except ValidationError as error:
+            raise CommandError("\n".join(messages_of(error)), returncode=NOT_SUCCEEDED) from error
+        except OSError as error:
+            message = f"{output} cannot be written: {error.strerror}. The site keeps the file of build {build.pk}."
+            raise CommandError(message, returncode=NOT_ORDERED) from error
+
+
+def _script(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a build that say what it embeds."""
+    given = {name: options[name] for name in _SPEC if options[name] is not None}
+    if options["script"] is not None:
+        if given:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise CommandError(f"A script that you wrote says itself what it does: leave out {named}.")
+        return {"script": _read(options["script"])}
+    spec = {"site": options["site"], **given}
+    if "variables" in spec:
+        spec["variables"] = [name.strip() for name in spec["variables"].split(",") if name.strip()]
+    if "static" in spec:
+        spec["network"] = _network(spec.pop("static"))
+    return {"script_spec": spec}
+
+
+def _network(text: str) -> dict[str, str]:
+    parts = text.split("/")
+    if not 2 <= len(parts) <= 4:
+        raise CommandError(f"“{text}” is no address of its own; write it like 192.0.2.7/24/192.0.2.1/192.0.2.53.")
+    return {name: part for name, part in zip(("ip", "netmask", "gateway", "dns"), parts, strict=False) if part}
+
+
+def _read(name: str) -> str:
+    try:
+        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return raw.decode()
+    except OSError as error:
+        raise CommandError(f"Cannot read {name}: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise CommandError(f"{name} is not UTF-8.") from None

@@ -1,0 +1,40 @@
+"""manage.py prune_jobs: remove old builds and flash jobs, and files that nothing uses any more."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from machines.management.terminal import actor_named
+from machines.models import AuditEntry, StoredFile
+from roms.models import Build, FlashJob
+
+
+class Command(BaseCommand):
+    help = (
+        "Remove builds and flash jobs that ended more than so many days ago, with their logs and ROMs. What a card "
+        "holds, or a later job refers to, stays; so does a flash job that saved what was in a chip."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--days", type=int, default=400, help="keep this many days (default: %(default)s)")
+        parser.add_argument(
+            "--saved-too", action="store_true", help="also flash jobs that saved something, with what they saved"
+        )
+
+    def handle(self, *args: Any, days: int, saved_too: bool, **options: Any) -> None:
+        if days < 1:
+            raise CommandError("Keep one day at least.")
+        before = timezone.now() - timedelta(days=days)
+        # First: builds that were flashed are kept by their flash jobs.
+        flashes = (FlashJob.objects.all() if saved_too else FlashJob.objects.filter(backup=None)).prune(before)
+        builds = Build.objects.prune(before)
+        if flashes or builds:
+            details = {"before": before.isoformat(), "builds": builds, "flash_jobs": flashes}
+            AuditEntry.objects.record("jobs_pruned", actor=actor_named(None), details=details)
+        files = StoredFile.objects.discard_unused()
+        self.stdout.write(f"{builds} builds, {flashes} flash jobs and {files} files removed.")

@@ -1,0 +1,22 @@
+"""Cards, stations, the jobs that build and flash, and the ledger of what is where."""
+
+from roms.models.build import ROM_TARGETS, Build, Profile, Target
+from roms.models.card import Card
+from roms.models.flash import FlashJob, FlashKind
+from roms.models.job import Job, JobState
+from roms.models.ledger import InstalledROM
+from roms.models.station import Station
+
+__all__ = [
+    "ROM_TARGETS",
+    "Build",
+    "Card",
+    "FlashJob",
+    "FlashKind",
+    "InstalledROM",
+    "Job",
+    "JobState",
+    "Profile",
+    "Station",
+    "Target",
+]

@@ -1,0 +1,239 @@
+"""Builds: jobs that make a ROM, or a bootable medium, from iPXE's source tree and an embedded script."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from django.core.validators import MaxValueValidator
+from django.db import models
+from django.db.models import Q
+
+from machines.models.image import StoredFile
+from roms.models.card import Card
+from roms.models.job import Job, JobQuerySet, JobState, refuse
+from roms.toolchain import embedded, ipxe_options
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+#: Bytes for people: a chip of 64 KiB has 65,536.
+_KIB = 1024
+
+
+class Target(models.TextChoices):
+    """What is made; https://ipxe.org/appnote/buildtargets."""
+
+    ROM = "rom", "ROM for BIOS (.rom)"
+    MROM = "mrom", "ROM for BIOS, larger than its window (.mrom)"
+    EFIROM = "efirom", "ROM for UEFI (.efirom)"
+    COMBINED = "combined", "ROM for BIOS and UEFI"
+    ISO = "iso", "CD image (.iso)"
+    USB = "usb", "USB stick image (.usb)"
+    LKRN = "lkrn", "for another boot loader on BIOS (.lkrn)"
+    EFI = "efi", "program for UEFI (.efi)"
+
+
+#: Those that are flashed into a card.
+ROM_TARGETS = (Target.ROM, Target.MROM, Target.EFIROM, Target.COMBINED)
+
+
+class Profile(models.TextChoices):
+    MINIMAL = "minimal", "minimal: what rescue needs, for small chips"
+    STANDARD = "standard", "standard: iPXE's own defaults"
+    EVERYTHING = "everything", "everything: HTTPS, IPv6, all commands"
+
+
+@dataclass(frozen=True)
+class KnownSize:
+    """How large a ROM of one profile came out, in bytes."""
+
+    profile: str
+    size: int
+
+    def fits(self, chip_size: int) -> bool:
+        return self.size <= chip_size
+
+
+class BuildQuerySet(JobQuerySet):
+    def known_sizes(self, card: Card, target: str, now: datetime | None = None) -> list[KnownSize]:
+        """What builds of each profile, without single options, came to at last for a card like this one.
+
+        Those of the same driver serve where the card's own were never built: they differ by the ids in them.
+        """
+        sizes: dict[str, int] = {}
+        built = self.filter(target=target, size__isnull=False, options=[]).order_by("finished_at")
+        alike = built.filter(card__driver=card.driver) if card.driver else built.none()
+        for profile, size in [
+            *alike.values_list("profile", "size"),
+            *built.filter(card__pci_id=card.pci_id).values_list("profile", "size"),
+        ]:
+            sizes[profile] = size
+        return [KnownSize(profile, sizes[profile]) for profile in Profile.values if profile in sizes]
+
+    def flashable(self, card: Card | None = None) -> BuildQuerySet:
+        """Those that can be written into a card, newest first."""
+        found = self.filter(state=JobState.SUCCEEDED, target__in=ROM_TARGETS).order_by("-finished_at", "-pk")
+        return found.filter(card__pci_id=card.pci_id) if card else found
+
+
+class Build(Job):
+    """One ROM being made, or made."""
+
+    kind = "build"
+
+    card = models.ForeignKey(
+        Card,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="builds",
+        help_text="Empty, for media that are no ROM: every card that iPXE knows.",
+    )
+    target = models.CharField(max_length=8, choices=Target, default=Target.ROM)
+    profile = models.CharField(max_length=10, choices=Profile, default=Profile.STANDARD)
+    #: Single options beyond the profile, as people write them: NAME, NAME=off, NAME=20.
+    options: models.JSONField[list[str], list[str]] = models.JSONField(default=list, blank=True)
+    banner = models.PositiveSmallIntegerField(
+        "banner time-out",
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(600)],
+        help_text="How long the ROM offers its prompt at power-on, in tenths of a second; 0: not at all. "
+        "Empty: as iPXE's tree has it.",
+    )
+    #: What the script was made from; null where somebody wrote it.
+    script_spec: models.JSONField[Any, Any] = models.JSONField(null=True, blank=True)
+    script = models.TextField(max_length=32 << 10)
+    script_sha256 = models.CharField("script's SHA-256", max_length=64, editable=False)
+
+    ipxe_ref = models.CharField("iPXE version", max_length=100, blank=True, editable=False)
+    ipxe_commit = models.CharField("iPXE commit", max_length=64, blank=True, editable=False)
+    #: What was run, as it would be typed.
+    commands: models.JSONField[list[str], list[str]] = models.JSONField(default=list, blank=True, editable=False)
+    #: All options of the tree that differ from its defaults.
+    effective_options: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(
+        default=dict, blank=True, editable=False
+    )
+    tool_versions: models.JSONField[dict[str, str], dict[str, str]] = models.JSONField(
+        default=dict, blank=True, editable=False
+    )
+    #: The chip that it was made for, in bytes, and what came out.
+    chip_size = models.PositiveIntegerField(null=True, blank=True, editable=False)
+    size = models.PositiveBigIntegerField(null=True, blank=True, editable=False)
+    sha256 = models.CharField("SHA-256", max_length=64, blank=True, editable=False)
+    artifact = models.ForeignKey(
+        StoredFile, on_delete=models.PROTECT, null=True, blank=True, related_name="builds", editable=False
+    )
+
+    objects = BuildQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        ordering = ("-created_at", "-pk")
+        permissions = [("build_rom", "Can build ROMs and cancel builds")]
+        indexes = [models.Index(fields=["script_sha256"], name="build_script")]
+        constraints = [
+            models.CheckConstraint(
+                condition=~Q(state=JobState.SUCCEEDED) | Q(artifact__isnull=False), name="build_succeeds_with_artifact"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"build {self.pk}: {self.card.slug if self.card else 'all cards'}, {self.target}, {self.profile}"
+
+    ORDER = ("card", "target", "profile", "options", "banner", "script_spec", "script")
+
+    @property
+    def is_rom(self) -> bool:
+        return self.target in ROM_TARGETS
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it fits the card's chip; None where either size is unknown."""
+        if self.size is None or self.chip_size is None:
+            return None
+        return self.size <= self.chip_size
+
+    @property
+    def file_name(self) -> str:
+        """What the artifact is called where it is downloaded."""
+        suffix = "rom" if self.target == Target.COMBINED else self.target
+        return f"ipxe-{self.card.target if self.card else 'all'}-{self.pk}.{suffix}"
+
+    def clean(self) -> None:
+        errors: dict[str, Any] = {}
+        if self.card is None and self.is_rom:
+            errors["card"] = "A ROM is made for one card: choose it."
+        errors |= self._make_script()
+        if not isinstance(self.options, list) or not all(isinstance(option, str) for option in self.options):
+            errors["options"] = "Write a list of options: NAME, NAME=off or NAME=value."
+        else:
+            try:
+                dict(ipxe_options.picked(option) for option in self.options)
+            except ipxe_options.OptionError as error:
+                errors["options"] = str(error)
+        refuse(errors)
+        self.chip_size = self.card.chip_size if self.card and self.is_rom else None
+
+    def clean_fields(self, exclude: Any = None) -> None:
+        # The script comes of its spec, in clean().
+        super().clean_fields({*(exclude or ()), "script", "script_sha256"})
+
+    def _make_script(self) -> dict[str, Any]:
+        """Make the script of its spec, or check the one that was written; what is wrong, by field."""
+        try:
+            if self.script_spec is not None:
+                spec = embedded.from_json(self.script_spec)
+                self.script_spec = embedded.to_json(spec)
+                self.script = embedded.render(spec)
+            else:
+                self.script = self.script.replace("\r\n", "\n")
+                embedded.check_text(self.script)
+        except embedded.ScriptError as error:
+            return {"script": [f"{name}: {text}" for name, text in error.errors.items()]}
+        self.script_sha256 = hashlib.sha256(self.script.encode()).hexdigest()
+        return {}
+
+    def changes(self) -> dict[str, ipxe_options.Value]:
+        """The single options by name, with those that the script cannot do without."""
+        needed: dict[str, ipxe_options.Value] = {}
+        if self.script_spec is not None:
+            needed = dict.fromkeys(sorted(embedded.required_options(embedded.from_json(self.script_spec))), True)
+        return needed | dict(ipxe_options.picked(option) for option in self.options)
+
+    def too_large(self, size: int) -> str:
+        """What to do where `size` bytes do not fit the chip, for a person; empty where they do."""
+        if self.chip_size is None or size <= self.chip_size:
+            return ""
+        text = f"The ROM has {size:,} bytes, and the chip of this card {self.chip_size:,}."
+        assert self.card
+        known = {one.profile: one for one in Build.objects.known_sizes(self.card, self.target)}
+        minimal = known.get(Profile.MINIMAL)
+        if self.profile == Profile.MINIMAL:
+            return f"{text} Leave out options, or use a card with a larger chip."
+        if minimal and minimal.fits(self.chip_size):
+            return f"{text} The profile “minimal” fits: it came to {minimal.size:,} bytes."
+        return f"{text} Build the profile “minimal”, which leaves out what a rescue does not need."
+
+    def too_large_for(self, chip_size: int) -> str:
+        """Why this ROM does not go into a chip of so many bytes; empty where it does."""
+        if self.size is None or self.size <= chip_size:
+            return ""
+        return f"The ROM has {self.size:,} bytes, and the chip of this card {chip_size:,}."
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "card": self.card.slug if self.card else None,
+            "target": self.target,
+            "profile": self.profile,
+            "options": self.options,
+            "banner": self.banner,
+            "script_sha256": self.script_sha256,
+        }
+
+    def enqueue(self) -> None:
+        from roms.tasks import run_build
+
+        result = run_build.enqueue(self.pk)
+        self._rows().update(task_id=result.id, queued_at=models.functions.Now())

@@ -1,0 +1,188 @@
+"""Flash jobs: jobs that save, write or restore what is in a card's flash chip, at a station."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Q
+
+from machines.models import Actor, Machine
+from machines.models.image import StoredFile
+from roms.models.build import ROM_TARGETS, Build
+from roms.models.card import Card
+from roms.models.job import Job, JobQuerySet, JobState, refuse
+from roms.models.station import Station
+from roms.toolchain.flashrom import PCISlot, WrongAddressError
+
+
+class FlashKind(models.TextChoices):
+    FLASH = "flash", "write a built ROM"
+    RESTORE = "restore", "write back what was saved"
+    SAVE = "save", "only save what is there"
+
+
+class FlashJob(Job):
+    """One card's chip being written, or written."""
+
+    kind = "flash"
+
+    Kind = FlashKind
+
+    action = models.CharField(max_length=7, choices=FlashKind, default=FlashKind.FLASH)
+    station = models.ForeignKey(Station, on_delete=models.PROTECT, related_name="flash_jobs")
+    card = models.ForeignKey(Card, on_delete=models.PROTECT, related_name="flash_jobs")
+    slot = models.CharField(
+        "PCI slot", max_length=12, blank=True, help_text="Like 0000:03:00.0; empty: where the one such card is."
+    )
+    chip_name = models.CharField(
+        "chip", max_length=100, blank=True, help_text="Only where flashrom found several definitions to choose from."
+    )
+    build = models.ForeignKey(Build, on_delete=models.PROTECT, null=True, blank=True, related_name="flash_jobs")
+    #: The job whose saved contents are written back.
+    restores = models.ForeignKey("self", on_delete=models.PROTECT, null=True, blank=True, related_name="restored_by")
+    machine = models.ForeignKey(Machine, on_delete=models.SET_NULL, null=True, blank=True, related_name="flash_jobs")
+    machine_name = models.CharField(max_length=63, blank=True, editable=False)
+
+    # What was found and done.
+    chip_found = models.CharField(max_length=200, blank=True, editable=False)
+    chip_size = models.PositiveIntegerField(null=True, blank=True, editable=False)
+    flashrom_version = models.CharField(max_length=100, blank=True, editable=False)
+    backup = models.ForeignKey(
+        StoredFile, on_delete=models.PROTECT, null=True, blank=True, related_name="backups", editable=False
+    )
+    backup_sha256 = models.CharField(max_length=64, blank=True, editable=False)
+    backup_description = models.CharField(max_length=200, blank=True, editable=False)
+    #: False: the chip held the wanted contents already, or they were only to be saved.
+    wrote = models.BooleanField(null=True, editable=False)
+    written_sha256 = models.CharField(max_length=64, blank=True, editable=False)
+    #: What a failed write left in the chip: unknown, unchanged, as_wanted.
+    chip_state = models.CharField(max_length=10, blank=True, editable=False)
+    #: Why nothing was touched, and what there is to choose from: {"chips": [...], "slots": [...]}.
+    refusal = models.CharField(max_length=20, blank=True, editable=False)
+    choices: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(
+        default=dict, blank=True, editable=False
+    )
+
+    objects = JobQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        ordering = ("-created_at", "-pk")
+        permissions = [("flash_rom", "Can flash cards, restore them and cancel flash jobs")]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(action=FlashKind.FLASH, build__isnull=False, restores__isnull=True)
+                | Q(action=FlashKind.RESTORE, build__isnull=True, restores__isnull=False)
+                | Q(action=FlashKind.SAVE, build__isnull=True, restores__isnull=True),
+                name="flash_job_has_its_contents",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"flash job {self.pk}: {self.card.slug} at {self.station}"
+
+    ORDER = ("action", "station", "card", "slot", "chip_name", "build", "restores", "machine")
+
+    def submit_confirmed(self, actor: Actor, typed: str) -> FlashJob:
+        """Submit this new job, confirmed by typing the machine's name, or the station's. Raises ValidationError."""
+        if typed.strip() != self.confirmation:
+            what = "machine" if self.machine else "station"
+            raise ValidationError({"confirm": f"Type the {what}'s name, {self.confirmation}, to confirm."})
+        return self.submit(actor)
+
+    def restoring(self) -> FlashJob:
+        """A new job, not submitted, that writes back what this one has saved."""
+        order = {name: getattr(self, name) for name in ("station", "card", "slot", "machine")}
+        return FlashJob(action=FlashKind.RESTORE, restores=self, chip_name=self.chip_name, **order)
+
+    @property
+    def confirmation(self) -> str:
+        """What must be typed to confirm this job: the machine's name, or the station's."""
+        return self.machine.name if self.machine else self.station.name
+
+    def clean(self) -> None:
+        if not (self.card_id and self.station_id):
+            # Said already: the fields are required.
+            return
+        errors: dict[str, Any] = {}
+        if self.slot:
+            try:
+                self.slot = str(PCISlot.parse(self.slot))
+            except WrongAddressError as error:
+                errors["slot"] = str(error)
+        if not self.card.programmer:
+            errors["card"] = (
+                f"flashrom cannot write to {self.card}. Build an ISO, USB or EFI medium for this machine instead, or "
+                "use another card."
+            )
+        errors |= self._wrong_contents()
+        refuse(errors)
+        self.machine_name = self.machine.name if self.machine else ""
+
+    def _wrong_contents(self) -> dict[str, str]:
+        if self.action == FlashKind.FLASH:
+            return self._wrong_build()
+        if self.action == FlashKind.RESTORE:
+            if self.restores is None or self.restores.backup is None:
+                return {"restores": "Choose a flash job that saved the chip's contents."}
+            if not self.restores.backup.is_intact():
+                return {"restores": "The saved contents are gone from the data directory."}
+            if self.restores.card.pci_id != self.card.pci_id:
+                return {"restores": f"Those contents are of a {self.restores.card}, not of a {self.card}."}
+        return {}
+
+    def _wrong_build(self) -> dict[str, str]:
+        build = self.build
+        if build is None:
+            return {"build": "Choose the build to write."}
+        if build.target not in ROM_TARGETS:
+            return {"build": f"An {build.target} is no ROM; it cannot be flashed."}
+        if build.state != JobState.SUCCEEDED or build.artifact is None:
+            return {"build": "This build has no ROM: it did not succeed."}
+        if not build.artifact.is_intact():
+            return {"build": "The ROM of this build is gone from the data directory; build it again."}
+        if build.card is None or build.card.pci_id != self.card.pci_id:
+            return {"build": f"This ROM is for {build.card}, not for {self.card}."}
+        if self.card.chip_size and (message := build.too_large_for(self.card.chip_size)):
+            return {"build": message}
+        return {}
+
+    def restored_description(self) -> str:
+        """What was written back, in a few words."""
+        return self.restores.backup_description if self.restores else ""
+
+    def lost_message(self) -> str:
+        if self.phase in {"write", "verify"}:
+            return (
+                "The worker has gone while the chip was being written. Do not power off the station. flashrom may "
+                "still be writing: the station stays locked until it is done. Then read the log, and flash again, or "
+                "restore the saved contents."
+            )
+        return "The worker has gone before anything was written. Look at the log, then retry."
+
+    def audit_machine(self) -> Machine | None:
+        return self.machine
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "action": self.action,
+            "station": self.station.name,
+            "card": self.card.slug,
+            "slot": self.slot,
+            "chip": self.chip_name,
+            "build": self.build_id,
+            "restores": self.restores_id,
+        }
+
+    def after_finish(self) -> None:
+        from roms.models.ledger import InstalledROM
+
+        if self.state == JobState.SUCCEEDED and self.action != FlashKind.SAVE:
+            InstalledROM.objects.flashed(self)
+
+    def enqueue(self) -> None:
+        from roms.tasks import run_flash
+
+        result = run_flash.using(queue_name=self.station.queue).enqueue(self.pk)
+        self._rows().update(task_id=result.id, queued_at=models.functions.Now())

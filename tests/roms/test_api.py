@@ -1,0 +1,819 @@
+"""The API of builds, flash jobs, cards, stations and the ledger."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django.contrib.auth.models import Permission, User
+from django.core.management import call_command
+from django.db import OperationalError, connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
+
+from machines.models import Actor, AuditEntry, Machine, StoredFile
+from rescuesite.api.errors import flat
+from rescuesite.api.negotiation import MAX_JSON
+from roms.api import serializers, views
+from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, Job, JobState, Station
+from roms.models.job import LOST_AFTER
+from roms.representation import build_json, card_json, flash_json, installed_json, station_json
+from tests.machines.support import body
+from tests.roms.conftest import SCRIPT, succeeded
+
+ALICE = Actor("alice")
+BUILDS, FLASHES = "/api/rom-builds/", "/api/flash-jobs/"
+ORDER = {"card": "8086:1229", "target": "rom", "profile": "minimal", "script": SCRIPT}
+ROM = b"\x55\xaa" + bytes(1022)
+
+
+@pytest.fixture
+def build(card: Card, data_dir: Path) -> Build:
+    """One that is queued."""
+    return Build(card=card, script_spec=SCRIPT).submit(ALICE)
+
+
+@pytest.fixture
+def built(card: Card, data_dir: Path) -> Build:
+    """One that has its ROM."""
+    return succeeded(card, ROM)
+
+
+@pytest.fixture
+def saved(card: Card, station: Station, data_dir: Path) -> FlashJob:
+    """A flash job that has saved what was in a chip."""
+    job = FlashJob(action=FlashKind.SAVE, card=card, station=station, slot="0000:03:00.0").submit(ALICE)
+    ended(job, backup=StoredFile.objects.store([b"old contents"]), backup_sha256="ab" * 32)
+    return job
+
+
+def ended(job: Job, state: JobState = JobState.SUCCEEDED, error: str = "", **results: Any) -> None:
+    job.claim("worker")
+    job.finish(state, error, **results)
+
+
+def post(client: Client, path: str, data: Any = None) -> Any:
+    return client.post(path, {} if data is None else data, content_type="application/json")
+
+
+def may(client: Client, *permissions: str) -> Client:
+    """Log in as a user who has just these permissions."""
+    user = User.objects.create_user("program")
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client.force_login(user)
+    return client
+
+
+# Who may do what
+
+LISTS = {"rom-builds": "view_build", "flash-jobs": "view_flashjob", "cards": "view_card", "stations": "view_station",
+         "installed-roms": "view_installedrom"}  # fmt: skip
+#: What is asked, the one permission that it needs, and how it is answered then.
+TABLE: list[tuple[str, str, str, int]] = [
+    *(("GET", f"/api/{name}/", permission, 200) for name, permission in LISTS.items()),
+    ("GET", "/api/cards/8086:1229/", "view_card", 200),
+    ("GET", "/api/stations/local/", "view_station", 200),
+    ("GET", "/api/installed-roms/{ledger}/", "view_installedrom", 200),
+    ("GET", BUILDS + "{build}/", "view_build", 200),
+    ("HEAD", BUILDS + "{build}/", "view_build", 200),
+    ("OPTIONS", BUILDS, "view_build", 200),
+    ("GET", BUILDS + "{build}/log/", "view_build", 200),
+    ("GET", BUILDS + "{build}/rom/", "view_build", 200),
+    ("POST", BUILDS, "build_rom", 400),
+    ("POST", BUILDS + "{build}/cancel/", "build_rom", 409),
+    ("POST", BUILDS + "{build}/retry/", "build_rom", 201),
+    ("GET", FLASHES + "{flash}/", "view_flashjob", 200),
+    ("GET", FLASHES + "{flash}/log/", "view_flashjob", 200),
+    ("GET", FLASHES + "{flash}/backup/", "view_flashjob", 200),
+    ("POST", FLASHES, "flash_rom", 400),
+    ("POST", FLASHES + "{flash}/cancel/", "flash_rom", 409),
+    ("POST", FLASHES + "{flash}/retry/", "flash_rom", 400),
+]
+#: Besides those of the table: what comes with the models, and opens nothing here.
+PERMISSIONS = sorted({permission for _, _, permission, _ in TABLE} | {"add_build", "change_build", "add_flashjob"})
+
+
+@pytest.fixture
+def asked(built: Build, saved: FlashJob, card: Card) -> Callable[[Client, str, str], int]:
+    """The status of an answer, where there is one of each."""
+    ledger = InstalledROM.objects.create(card=card, build=built)
+
+    def ask(client: Client, method: str, path: str) -> int:
+        path = path.format(build=built.pk, flash=saved.pk, ledger=ledger.pk)
+        response = client.generic(method, path, "{}", content_type="application/json")
+        body(response)
+        return int(response.status_code)
+
+    return ask
+
+
+def test_strangers_are_told_to_log_in(client: Client, asked: Callable[..., int]) -> None:
+    statuses = {asked(client, method, path) for method, path, _, _ in TABLE}
+    assert statuses == {401}
+    assert {client.get(path).status_code for path in ("/api/", "/api/schema/")} == {401}
+
+
+@pytest.mark.parametrize("permission", ["", *PERMISSIONS])
+def test_each_permission_opens_what_it_names_and_nothing_else(
+    permission: str, client: Client, asked: Callable[..., int]
+) -> None:
+    may(client, permission)
+    answers = {(method, path): asked(client, method, path) for method, path, _, _ in TABLE}
+    assert answers == {
+        (method, path): status if needed == permission else 403 for method, path, needed, status in TABLE
+    }
+
+
+def test_a_superuser_may_do_all(admin_client: Client, asked: Callable[..., int]) -> None:
+    answers = {(method, path): asked(admin_client, method, path) for method, path, _, _ in TABLE}
+    assert answers == {(method, path): status for method, path, _, status in TABLE}
+
+
+def test_each_view_is_in_the_table() -> None:
+    """A view that is added without a line in the table is found here."""
+    described = yaml.safe_load(_schema())["paths"]
+    there = {(method.upper(), path) for path, methods in described.items() for method in methods}
+    table = {(method, path) for method, path, _, _ in TABLE if method not in {"HEAD", "OPTIONS"}}
+    names = {"{build}": "{id}", "{flash}": "{id}", "{ledger}": "{id}", "8086:1229": "{key}", "local": "{name}"}
+    for old, new in names.items():
+        table = {(method, path.replace(old, new)) for method, path in table}
+    mine = {(method, path) for method, path in there if path.split("/")[2] in LISTS}
+    assert mine == table
+
+
+def test_a_view_that_names_no_permission_is_nobodys(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch, card: Card
+) -> None:
+    monkeypatch.setattr(views.CardViewSet, "permissions", {})
+    assert admin_client.get("/api/cards/").status_code == 403
+
+
+def test_a_session_that_changes_something_needs_its_csrf_token(admin_user: User, card: Card) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(admin_user)
+    response = post(client, BUILDS, ORDER)
+    assert response.status_code == 403
+    assert "CSRF" in response.json()["detail"]
+    assert not Build.objects.exists()
+
+
+# Builds
+
+
+def test_a_build_is_ordered(admin_client: Client, card: Card, data_dir: Path) -> None:
+    order = ORDER | {"options": ["PING_CMD", "NTP_CMD=off"], "banner": 20}
+    response = post(admin_client, BUILDS, order)
+    build = Build.objects.get()
+    assert response.status_code == 201
+    assert response.json() == json.loads(json.dumps(build_json(build)))
+    assert response["Location"] == f"http://testserver{BUILDS}{build.pk}/"
+    assert (build.state, build.requested_by_name, build.options, build.banner) == (
+        "queued",
+        "admin",
+        ["PING_CMD", "NTP_CMD=off"],
+        20,
+    )
+    assert build.script.startswith("#!ipxe\n")
+
+
+def test_an_order_leaves_an_entry_of_who_gave_it_and_from_where(admin_client: Client, card: Card) -> None:
+    post(admin_client, BUILDS, ORDER)
+    entry = AuditEntry.objects.get(action="build_requested")
+    assert (entry.actor, entry.source) == ("admin", "127.0.0.1")
+
+
+def test_a_build_embeds_a_text_that_somebody_wrote(admin_client: Client, card: Card) -> None:
+    response = post(admin_client, BUILDS, ORDER | {"script": {"text": "#!ipxe\r\nexit\r\n"}})
+    assert response.status_code == 201
+    assert response.json()["script"] == {"text": "#!ipxe\nexit\n"}
+
+
+def test_a_medium_for_all_cards_needs_no_card(admin_client: Client, db: None) -> None:
+    response = post(admin_client, BUILDS, {"target": "iso", "script": SCRIPT})
+    assert response.status_code == 201
+    assert response.json()["card"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "text"),
+    [
+        ({"script": {"site": "gopher://x"}}, "script", "site: It begins with http://"),
+        ({"script": {}}, "script", "site: It is required"),
+        ({"script": {"sight": "http://192.0.2.1"}}, "script", "sight: There is no such field"),
+        ({"script": {"site": "http://192.0.2.1", "network": {"ip": "x"}}}, "script", "network.netmask: It is required"),
+        ({"script": {"text": "echo"}}, "script", "first line must be"),
+        ({"script": {"text": 5}}, "script", "It is a text"),
+        ({"script": {"text": "#!ipxe\n", "site": "http://192.0.2.1"}}, "script", "not both"),
+        ({"script": "#!ipxe"}, "script", "Expected a dictionary"),
+        ({"script": None}, "script", "may not be null"),
+        ({"card": "ffff:ffff"}, "card", "does not exist"),
+        ({"card": ["8086:1229"]}, "card", ""),
+        ({"card": None}, "card", "choose it"),
+        ({"target": "floppy"}, "target", "not a valid choice"),
+        ({"profile": ""}, "profile", "not a valid choice"),
+        ({"options": ["rm -rf /"]}, "options", "is no option"),
+        ({"options": "PING_CMD"}, "options", "Expected a list"),
+        ({"options": [{}]}, "options", "Not a valid string"),
+        ({"banner": 601}, "banner", "600"),
+        ({"banner": 10**30}, "banner", ""),
+        ({"banner": -1}, "banner", ""),
+        ({"profil": "minimal"}, "profil", "There is no such field"),
+    ],
+)
+def test_what_is_wrong_with_an_order_is_told_by_field(
+    change: dict[str, Any], field: str, text: str, admin_client: Client, card: Card
+) -> None:
+    response = post(admin_client, BUILDS, ORDER | change)
+    assert response.status_code == 400
+    assert list(response.json()) == [field]
+    assert any(text in one for one in response.json()[field])
+    assert not Build.objects.exists()
+
+
+def test_all_that_is_wrong_is_told_at_once(admin_client: Client, card: Card) -> None:
+    wrong = {"card": "ffff:ffff", "profile": "tiny", "script": {"site": "x"}}
+    assert set(post(admin_client, BUILDS, wrong).json()) == {"card", "profile"}
+
+
+def test_builds_are_listed_newest_first_in_pages(admin_client: Client, build: Build, built: Build) -> None:
+    page = admin_client.get(BUILDS, {"page_size": 1}).json()
+    assert (page["count"], [one["id"] for one in page["results"]]) == (2, [built.pk])
+    assert page["previous"] is None
+    second = admin_client.get(page["next"]).json()
+    assert [one["id"] for one in second["results"]] == [build.pk]
+
+
+def test_a_page_is_bounded(admin_client: Client, build: Build) -> None:
+    Build.objects.bulk_create([Build(card=build.card, script="#!ipxe\n") for _ in range(600)])
+    assert len(admin_client.get(BUILDS, {"page_size": 10**9}).json()["results"]) == 500
+    assert admin_client.get(BUILDS, {"page": 10**9}).status_code == 404
+
+
+def test_builds_are_ordered_as_wished(admin_client: Client, build: Build, built: Build) -> None:
+    ids = [one["id"] for one in admin_client.get(BUILDS, {"ordering": "id"}).json()["results"]]
+    assert ids == [build.pk, built.pk]
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("state=queued", ["queued"]),
+        ("state=queued&state=lost", ["queued", "lost"]),
+        ("state=running", []),
+        ("state=lost", ["lost"]),
+        ("card=8086:1229", ["queued", "lost"]),
+        ("card=practice", ["practice"]),
+        ("target=mrom", ["practice"]),
+        ("profile=everything", ["practice"]),
+        ("requested_by=alice", ["queued", "lost"]),
+        ("state=queued&profile=everything", []),
+    ],
+)
+def test_builds_are_found_by(
+    query: str, found: list[str], admin_client: Client, build: Build, card: Card, practice: Card
+) -> None:
+    lost = Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    lost.claim("worker")
+    Build.objects.filter(pk=lost.pk).update(heartbeat_at=timezone.now() - LOST_AFTER * 2)
+    names = {build.pk: "queued", lost.pk: "lost", succeeded(practice, ROM, "everything", "mrom").pk: "practice"}
+    results = admin_client.get(f"{BUILDS}?{query}").json()["results"]
+    assert sorted(names[one["id"]] for one in results) == sorted(found)
+
+
+@pytest.mark.parametrize("query", ["state=done", "target=floppy", "card=%00", "requested_by=a%00b"])
+def test_a_filter_that_cannot_be_is_told(query: str, admin_client: Client, build: Build) -> None:
+    response = admin_client.get(f"{BUILDS}?{query}")
+    assert response.status_code == 400
+    assert list(response.json()) == [query.partition("=")[0]]
+
+
+def test_a_build_whose_worker_has_gone_is_shown_as_lost_with_what_to_do(admin_client: Client, build: Build) -> None:
+    build.claim("worker")
+    Build.objects.filter(pk=build.pk).update(heartbeat_at=timezone.now() - LOST_AFTER * 2)
+    shown = admin_client.get(f"{BUILDS}{build.pk}/").json()
+    assert shown["state"] == "lost"
+    assert "retry" in shown["error"]
+
+
+@pytest.mark.parametrize("number", ["0", "99", "9" * 40])
+def test_a_build_that_is_not_there(number: str, admin_client: Client, build: Build) -> None:
+    response = admin_client.get(f"{BUILDS}{number}/")
+    assert (response.status_code, list(response.json())) == (404, ["detail"])
+
+
+# Logs
+
+
+def test_a_log_is_read_on_from_where_it_was_left(admin_client: Client, build: Build) -> None:
+    build.log_path.write_bytes("== compile\nähm\n".encode())
+    first = admin_client.get(f"{BUILDS}{build.pk}/log/")
+    assert first["Content-Type"] == "text/plain; charset=utf-8"
+    assert body(first).decode() == "== compile\nähm\n"
+    with build.log_path.open("ab") as log:
+        log.write(b"more\n")
+    then = admin_client.get(f"{BUILDS}{build.pk}/log/", {"offset": first["X-Log-Offset"]})
+    assert (body(then), then["X-Log-Offset"]) == (b"more\n", "21")
+
+
+def test_a_log_that_is_long_comes_whole(admin_client: Client, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "_CHUNK", 1000)
+    build.log_path.write_bytes(b"0123456789\n" * 1000)
+    assert body(admin_client.get(f"{BUILDS}{build.pk}/log/")) == b"0123456789\n" * 1000
+
+
+@pytest.mark.parametrize(
+    ("offset", "status", "text"), [("-3", 200, b"og\n"), ("99", 200, b""), ("-99", 200, b"log\n"), ("x", 400, None)]
+)
+def test_a_log_from_an_offset(offset: str, status: int, text: bytes, admin_client: Client, build: Build) -> None:
+    build.log_path.write_bytes(b"log\n")
+    response = admin_client.get(f"{BUILDS}{build.pk}/log/", {"offset": offset})
+    assert response.status_code == status
+    if text is not None:
+        assert (body(response), response["X-Log-Offset"]) == (text, "4")
+
+
+def test_a_log_of_what_has_not_begun_is_empty(admin_client: Client, build: Build) -> None:
+    response = admin_client.get(f"{BUILDS}{build.pk}/log/")
+    assert (response.status_code, body(response), response["X-Log-Offset"]) == (200, b"", "0")
+
+
+# ROMs
+
+
+def test_a_rom_is_downloaded(admin_client: Client, built: Build) -> None:
+    response = admin_client.get(f"{BUILDS}{built.pk}/rom/")
+    assert body(response) == ROM
+    assert response["Content-Type"] == "application/octet-stream"
+    assert response["Content-Length"] == str(len(ROM))
+    assert response["Content-Disposition"] == f'attachment; filename="ipxe-80861229-{built.pk}.rom"'
+
+
+@pytest.mark.parametrize(("pad", "size"), [("chip", 65536), ("2048", 2048), (str(len(ROM)), len(ROM))])
+def test_a_rom_is_filled_up(pad: str, size: int, admin_client: Client, built: Build) -> None:
+    response = admin_client.get(f"{BUILDS}{built.pk}/rom/", {"pad": pad})
+    assert response.content == ROM.ljust(size, b"\xff")
+    assert "attachment" in response["Content-Disposition"]
+
+
+@pytest.mark.parametrize("pad", ["1023", "0", "-1", "64k", "", "1e9", str(1 << 30)])
+def test_a_rom_is_filled_up_only_to_what_it_fits(pad: str, admin_client: Client, built: Build) -> None:
+    response = admin_client.get(f"{BUILDS}{built.pk}/rom/", {"pad": pad})
+    assert response.status_code == 400
+    assert list(response.json()) == ["pad"]
+
+
+def test_a_rom_that_does_not_fit_is_told_with_both_sizes(admin_client: Client, built: Build) -> None:
+    assert admin_client.get(f"{BUILDS}{built.pk}/rom/", {"pad": "512"}).json() == {
+        "pad": ["The ROM has 1,024 bytes, more than 512."]
+    }
+
+
+def test_a_rom_is_not_filled_up_to_a_chip_of_unknown_size(admin_client: Client, built: Build) -> None:
+    Card.objects.update(chip_size=None)
+    Build.objects.update(chip_size=None)
+    response = admin_client.get(f"{BUILDS}{built.pk}/rom/", {"pad": "chip"})
+    assert (response.status_code, list(response.json())) == (400, ["pad"])
+
+
+def test_a_build_that_has_no_rom_yet(admin_client: Client, build: Build) -> None:
+    response = admin_client.get(f"{BUILDS}{build.pk}/rom/")
+    assert response.status_code == 404
+    assert "queued" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("query", ["", "?pad=chip"])
+def test_a_rom_whose_file_is_gone(query: str, admin_client: Client, built: Build) -> None:
+    assert built.artifact
+    built.artifact.path.unlink()
+    response = admin_client.get(f"{BUILDS}{built.pk}/rom/{query}")
+    assert response.status_code == 404
+    assert "gone" in response.json()["detail"]
+
+
+# Cancelling, and once more
+
+
+def test_a_queued_build_is_cancelled_at_once(admin_client: Client, build: Build) -> None:
+    response = post(admin_client, f"{BUILDS}{build.pk}/cancel/")
+    assert (response.status_code, response.json()["state"]) == (200, "cancelled")
+    assert AuditEntry.objects.get(action="build_cancel_requested").actor == "admin"
+
+
+def test_a_running_build_is_asked_to_stop(admin_client: Client, build: Build) -> None:
+    build.claim("worker")
+    response = post(admin_client, f"{BUILDS}{build.pk}/cancel/")
+    assert (response.status_code, response.json()["state"]) == (200, "running")
+    assert build.should_stop()
+
+
+def test_a_finished_build_cannot_be_cancelled(admin_client: Client, built: Build) -> None:
+    response = post(admin_client, f"{BUILDS}{built.pk}/cancel/")
+    assert response.status_code == 409
+    assert response.json() == {"detail": "It is succeeded already."}
+
+
+def test_a_build_is_made_once_more(admin_client: Client, build: Build) -> None:
+    ended(build, JobState.FAILED, "No.")
+    response = post(admin_client, f"{BUILDS}{build.pk}/retry/")
+    assert (response.status_code, response.json()["state"]) == (201, "queued")
+    assert response.json()["id"] != build.pk
+    assert response.json()["script"] == build_json(build)["script"]
+
+
+def test_a_build_that_goes_on_is_not_made_once_more(admin_client: Client, build: Build) -> None:
+    assert post(admin_client, f"{BUILDS}{build.pk}/retry/").status_code == 409
+    assert Build.objects.count() == 1
+
+
+# Flash jobs
+
+
+@pytest.fixture
+def flash_order(built: Build, station: Station, machine: Machine) -> dict[str, Any]:
+    return {"build": built.pk, "station": "local", "slot": "", "machine": "web01", "confirm": "web01"}
+
+
+def test_a_flash_is_ordered(admin_client: Client, flash_order: dict[str, Any]) -> None:
+    response = post(admin_client, FLASHES, flash_order | {"slot": "03:00.0", "chip": "AT29C512"})
+    job = FlashJob.objects.get()
+    assert response.status_code == 201
+    assert response.json() == json.loads(json.dumps(flash_json(job)))
+    assert (job.card.slug, job.machine_name, job.slot, job.chip_name) == (
+        "8086:1229",
+        "web01",
+        "0000:03:00.0",
+        "AT29C512",
+    )
+    assert AuditEntry.objects.get(action="flash_requested").machine == "web01"
+
+
+def test_a_card_of_the_cupboard_is_confirmed_by_the_stations_name(
+    admin_client: Client, flash_order: dict[str, Any]
+) -> None:
+    response = post(admin_client, FLASHES, flash_order | {"machine": None, "confirm": "local"})
+    assert (response.status_code, response.json()["machine"]) == (201, None)
+
+
+def test_another_card_of_the_same_kind_may_be_named(
+    admin_client: Client, flash_order: dict[str, Any], practice: Card
+) -> None:
+    assert post(admin_client, FLASHES, flash_order | {"card": "practice"}).json()["card"] == "practice"
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "text"),
+    [
+        ({"confirm": "web02"}, "confirm", "Type the machine's name, web01"),
+        ({"machine": None}, "confirm", "Type the station's name, local"),
+        ({"confirm": None}, "confirm", ""),
+        ({"build": 99}, "build", "does not exist"),
+        ({"build": 10**30}, "build", "does not exist"),
+        ({"build": None}, "build", "required"),
+        ({"build": [1]}, "build", ""),
+        ({"station": "mars"}, "station", "does not exist"),
+        ({"machine": "web02"}, "machine", "does not exist"),
+        ({"slot": "somewhere"}, "slot", ""),
+        ({"card": "10ec:8139"}, "card", "cannot write"),
+        ({"chip": "x" * 101}, "chip", "100"),
+        ({"action": "erase"}, "action", "not a valid choice"),
+        ({"action": "save"}, "build", "only"),
+        ({"slott": ""}, "slott", "There is no such field"),
+    ],
+)
+def test_what_is_wrong_with_a_flash_is_told_by_field(
+    change: dict[str, Any], field: str, text: str, admin_client: Client, flash_order: dict[str, Any]
+) -> None:
+    Card.objects.create(slug="10ec:8139", pci_id="10ec:8139", name="Realtek")
+    response = post(admin_client, FLASHES, flash_order | change)
+    assert response.status_code == 400
+    assert field in response.json()
+    assert any(text in one for one in response.json()[field])
+    assert not FlashJob.objects.exists()
+
+
+@pytest.mark.parametrize("missing", ["build", "station", "confirm"])
+def test_what_a_flash_lacks_is_told(missing: str, admin_client: Client, flash_order: dict[str, Any]) -> None:
+    del flash_order[missing]
+    response = post(admin_client, FLASHES, flash_order)
+    assert (response.status_code, list(response.json())) == (400, [missing])
+
+
+def test_what_has_no_rom_is_not_flashed(admin_client: Client, flash_order: dict[str, Any], build: Build) -> None:
+    response = post(admin_client, FLASHES, flash_order | {"build": build.pk})
+    assert (response.status_code, list(response.json())) == (400, ["build"])
+
+
+def test_a_medium_for_all_cards_is_not_flashed(admin_client: Client, flash_order: dict[str, Any]) -> None:
+    iso = Build(target="iso", script_spec=SCRIPT).submit(ALICE)
+    assert post(admin_client, FLASHES, flash_order | {"build": iso.pk}).status_code == 400
+
+
+def test_what_is_in_a_chip_is_only_saved(admin_client: Client, card: Card, station: Station, data_dir: Path) -> None:
+    order = {"action": "save", "card": "8086:1229", "station": "local", "confirm": "local"}
+    response = post(admin_client, FLASHES, order)
+    assert (response.status_code, response.json()["action"]) == (201, "save")
+
+
+def test_saving_needs_a_card(admin_client: Client, station: Station) -> None:
+    response = post(admin_client, FLASHES, {"action": "save", "station": "local", "confirm": "local"})
+    assert (response.status_code, list(response.json())) == (400, ["card"])
+
+
+def test_what_was_saved_is_restored_where_it_was(admin_client: Client, saved: FlashJob) -> None:
+    response = post(admin_client, FLASHES, {"action": "restore", "restores": saved.pk, "confirm": "local"})
+    shown = response.json()
+    assert response.status_code == 201
+    assert (shown["action"], shown["restores"], shown["slot"], shown["build"]) == (
+        "restore",
+        saved.pk,
+        "0000:03:00.0",
+        None,
+    )
+
+
+def test_what_was_not_saved_is_not_restored(admin_client: Client, saved: FlashJob) -> None:
+    FlashJob.objects.update(backup=None)
+    response = post(admin_client, FLASHES, {"action": "restore", "restores": saved.pk, "confirm": "local"})
+    assert (response.status_code, list(response.json())) == (400, ["restores"])
+
+
+def test_what_was_saved_is_downloaded(admin_client: Client, saved: FlashJob) -> None:
+    response = admin_client.get(f"{FLASHES}{saved.pk}/backup/")
+    assert body(response) == b"old contents"
+    assert response["Content-Disposition"] == f'attachment; filename="chip-80861229-{saved.pk}.bin"'
+
+
+def test_a_job_that_saved_nothing_has_no_backup(admin_client: Client, saved: FlashJob) -> None:
+    FlashJob.objects.update(backup=None)
+    assert admin_client.get(f"{FLASHES}{saved.pk}/backup/").status_code == 404
+
+
+def test_a_flash_is_done_once_more_only_confirmed(admin_client: Client, saved: FlashJob) -> None:
+    path = f"{FLASHES}{saved.pk}/retry/"
+    assert [list(post(admin_client, path, data).json()) for data in ({}, {"confirm": "x"})] == [["confirm"]] * 2
+    response = post(admin_client, path, {"confirm": "local"})
+    assert (response.status_code, response.json()["slot"]) == (201, "0000:03:00.0")
+
+
+def test_a_flash_of_a_machine_that_is_gone_is_not_done_once_more(
+    admin_client: Client, flash_order: dict[str, Any], machine: Machine
+) -> None:
+    job = FlashJob.objects.get(pk=post(admin_client, FLASHES, flash_order).json()["id"])
+    ended(job, JobState.FAILED, "No.")
+    machine.delete()
+    response = post(admin_client, f"{FLASHES}{job.pk}/retry/", {"confirm": "local"})
+    assert response.status_code == 409
+    assert "web01 is gone" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ("action=save", 1),
+        ("action=flash", 0),
+        ("station=local", 1),
+        ("machine=web01", 0),
+        ("build=1", 0),
+        ("state=succeeded", 1),
+        ("card=8086:1229", 1),
+    ],
+)
+def test_flash_jobs_are_found_by(query: str, count: int, admin_client: Client, saved: FlashJob) -> None:
+    assert admin_client.get(f"{FLASHES}?{query}").json()["count"] == count
+
+
+# Cards, stations, the ledger
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("", ["8086:1229", "practice", "10ec:8139"]),
+        ("q=intel 100", ["8086:1229"]),
+        ("q=10ec", ["10ec:8139"]),
+        ("flashable=true", ["8086:1229", "practice"]),
+        ("flashable=false", ["10ec:8139"]),
+        ("q=nothing", []),
+    ],
+)
+def test_cards_are_found_by(query: str, found: list[str], admin_client: Client, card: Card, practice: Card) -> None:
+    Card.objects.create(slug="10ec:8139", pci_id="10ec:8139", name="Realtek")
+    results = admin_client.get(f"/api/cards/?{query}").json()["results"]
+    assert [one["key"] for one in results] == found
+    assert [one["practice"] for one in results] == [key == "practice" for key in found]
+
+
+def test_a_card_is_read_by_its_key(admin_client: Client, card: Card) -> None:
+    assert admin_client.get("/api/cards/8086:1229/").json() == card_json(card)
+    assert admin_client.get("/api/cards/8086:1228/").status_code == 404
+
+
+def test_a_station_says_whether_it_has_a_worker(admin_client: Client, station: Station) -> None:
+    assert admin_client.get("/api/stations/local/").json()["has_worker"] is False
+    Station.objects.seen("local")
+    assert admin_client.get("/api/stations/").json()["results"][0]["has_worker"] is True
+
+
+def test_the_ledger_says_what_is_outdated(
+    admin_client: Client, card: Card, built: Build, machine: Machine, add_machine: Callable[[int], Machine]
+) -> None:
+    now = timezone.now()
+    Build.objects.filter(pk=built.pk).update(finished_at=now - timedelta(days=1))
+    newer = succeeded(card, ROM + ROM)
+    Build.objects.filter(pk=newer.pk).update(finished_at=now, script_sha256="0" * 64)
+    InstalledROM.objects.create(machine=machine, card=card, build=built)
+    InstalledROM.objects.create(machine=add_machine(1), card=card, build=newer)
+    shown = {
+        query: {
+            one["machine"]: one["outdated"]
+            for one in admin_client.get(f"/api/installed-roms/?{query}").json()["results"]
+        }
+        for query in ("", "outdated=true", "outdated=false", "machine=node1", f"build={built.pk}")
+    }
+    assert shown == {
+        "": {"web01": True, "node1": False},
+        "outdated=true": {"web01": True},
+        "outdated=false": {"node1": False},
+        "machine=node1": {"node1": False},
+        f"build={built.pk}": {"web01": True},
+    }
+
+
+@pytest.mark.parametrize("path", ["/api/cards/", "/api/stations/", "/api/installed-roms/"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_what_is_only_read_refuses_other_methods(path: str, method: str, admin_client: Client) -> None:
+    response = admin_client.generic(method, path, "{}", content_type="application/json")
+    assert (response.status_code, list(response.json())) == (405, ["detail"])
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+def test_jobs_are_neither_changed_nor_deleted(method: str, admin_client: Client, build: Build) -> None:
+    assert admin_client.generic(method, f"{BUILDS}{build.pk}/", "{}").status_code == 405
+
+
+# What lists cost
+
+
+def furnish(card: Card, station: Station, machines: list[Machine]) -> None:
+    for machine in machines:
+        build = succeeded(card, ROM)
+        job = FlashJob(card=card, station=station, build=build, machine=machine).submit(ALICE)
+        InstalledROM.objects.create(machine=machine, card=card, build=build, flash_job=job)
+        Card.objects.create(slug=f"card-{machine.pk}", pci_id="8086:1000", name="A card")
+        Station.objects.create(name=f"station-{machine.pk}")
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_costs_as_many_queries_for_many_rows(
+    name: str,
+    admin_client: Client,
+    card: Card,
+    station: Station,
+    data_dir: Path,
+    add_machine: Callable[[int], Machine],
+    django_assert_num_queries: DjangoAssertNumQueries,
+) -> None:
+    furnish(card, station, [add_machine(0)])
+    with CaptureQueriesContext(connection) as few:
+        assert admin_client.get(f"/api/{name}/").json()["count"] < 3
+    furnish(card, station, [add_machine(n) for n in range(1, 20)])
+    with django_assert_num_queries(len(few)):
+        assert len(admin_client.get(f"/api/{name}/").json()["results"]) >= 20
+
+
+# Errors are JSON
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("{", 400),
+        ("[]", 400),
+        ('"x"', 400),
+        ("NaN", 400),
+        ('{"banner": NaN}', 400),
+        ("\ud800".encode("utf-8", "surrogatepass"), 400),
+        ('{"card": "\\ud800"}', 400),
+        ('{"\\ud800": 1}', 400),
+        ('{"card": "a\\u0000"}', 400),
+        ("[" * 100_000, 400),
+        ('{"script":' * 900 + "1" + "}" * 900, 400),
+        ("1" * 10_000, 400),
+        (" " * MAX_JSON + "{}", 413),
+        ("", 400),
+    ],
+)
+def test_a_body_that_is_no_order_is_answered_in_json(
+    text: str | bytes, status: int, admin_client: Client, card: Card
+) -> None:
+    response = admin_client.post(BUILDS, text, content_type="application/json")
+    assert response.status_code == status
+    assert response["Content-Type"] == "application/json"
+    assert all(isinstance(value, str if name == "detail" else list) for name, value in response.json().items())
+
+
+def test_a_body_of_another_kind_is_answered_in_json(admin_client: Client, card: Card) -> None:
+    response = admin_client.post(BUILDS, {"card": "8086:1229"})
+    assert (response.status_code, list(response.json())) == (415, ["detail"])
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/octet-stream", "image/png"])
+def test_an_error_is_json_whatever_is_accepted(accept: str, admin_client: Client, card: Card) -> None:
+    response = admin_client.get(f"{BUILDS}99/", headers={"accept": accept})
+    assert (response.status_code, response["Content-Type"]) == (404, "application/json")
+
+
+@pytest.mark.parametrize("path", ["/api/nothing/", "/api/rom-builds/x/", "/api/rom-builds/1/nothing/", "/api//"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_address_that_names_nothing_is_answered_in_json(path: str, method: str, client: Client) -> None:
+    response = client.generic(method, path)
+    assert (response.status_code, response["Content-Type"]) == (404, "application/json")
+
+
+def test_a_missing_slash_is_told_and_not_redirected(admin_client: Client, card: Card) -> None:
+    response = post(admin_client, "/api/rom-builds", ORDER)
+    assert response.status_code == 404
+    assert "/api/rom-builds/ with the slash" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError("s3cret"), 500), (OperationalError("s3cret"), 503)])
+def test_a_fault_of_ours_tells_nothing_of_the_inside(
+    error: Exception, status: int, admin_client: Client, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Build, "submit", fail)
+    admin_client.raise_request_exception = False
+    response = post(admin_client, BUILDS, ORDER)
+    assert (response.status_code, list(response.json())) == (status, ["detail"])
+    assert "s3cret" not in response.content.decode()
+
+
+def test_answers_are_kept_by_nobody(admin_client: Client, built: Build) -> None:
+    for path in ("", "rom/", "log/"):
+        response = admin_client.get(f"{BUILDS}{built.pk}/{path}")
+        body(response)
+        assert response["Cache-Control"] == "no-store"
+
+
+def test_nested_errors_are_told_with_their_places() -> None:
+    nested = {"a": {"b": ["x"], "non_field_errors": ["y"]}, "c": [{}, {"d": ["z"]}], "non_field_errors": ["v", "w"]}
+    assert flat(nested) == {"a": ["b: x", "y"], "c": ["1.d: z"], "detail": "v w"}
+
+
+# What describes it
+
+
+def _schema() -> str:
+    out = io.StringIO()
+    call_command("spectacular", "--validate", "--fail-on-warn", stdout=out)
+    return out.getvalue()
+
+
+def test_the_schema_is_openapi_3_1_and_valid() -> None:
+    assert yaml.safe_load(_schema())["openapi"].startswith("3.1")
+
+
+def test_the_schema_is_served(client: Client, db: None) -> None:
+    response = may(client).get("/api/schema/", {"format": "json"})
+    assert response.json()["info"]["title"] == "Rescue"
+
+
+def test_the_pages_need_nothing_of_the_internet(client: Client, db: None) -> None:
+    page = may(client).get("/api/docs/").content.decode()
+    assert "swagger-ui-bundle.js" in page
+    assert "//cdn" not in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+def test_who_opens_the_pages_is_asked_to_log_in(client: Client) -> None:
+    assert client.get("/api/docs/")["Location"].startswith("/admin/login/")
+
+
+def test_the_root_names_all_lists(client: Client, db: None) -> None:
+    names = may(client).get("/api/").json()
+    assert set(LISTS) <= set(names)
+    assert names["rom-builds"] == "http://testserver/api/rom-builds/"
+
+
+def test_the_schema_tells_all_fields_of_the_json(built: Build, saved: FlashJob, card: Card, station: Station) -> None:
+    installed = InstalledROM(card=card)
+    shown = {
+        serializers.BuildSerializer: build_json(built),
+        serializers.FlashJobSerializer: flash_json(saved),
+        serializers.CardSerializer: card_json(card),
+        serializers.StationSerializer: station_json(station),
+        serializers.InstalledROMSerializer: installed_json(installed, outdated=False),
+    }
+    for serializer, data in shown.items():
+        assert set(serializer().fields) == set(data)
