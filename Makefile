@@ -10,7 +10,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 RUN_PACKAGES := python3-venv
 TEST_PACKAGES := $(RUN_PACKAGES) qemu-system-x86 ovmf ipxe-qemu seabios grub-common grub-efi-amd64-bin \
 	busybox-static cpio openssl postgresql nginx-light chromium fonts-dejavu-core \
-	mmdebstrap squashfs-tools openssh-client e2fsprogs curl wget
+	mmdebstrap squashfs-tools openssh-client e2fsprogs curl wget \
+	git gcc make perl liblzma-dev flashrom
 
 .PHONY: run test test-fast bench lint setup setup-test screenshots clean
 
@@ -40,7 +41,7 @@ lint: $(VENV)/.dev
 	DJANGO_SETTINGS_MODULE=tests.settings RESCUESITE_HTTPS=1 $(PYTHON) manage.py check --deploy --fail-level WARNING
 
 screenshots: setup-test
-	RESCUESITE_SCREENSHOTS=docs $(PYTEST) -m e2e tests/e2e/test_browser.py
+	RESCUESITE_SCREENSHOTS=docs $(PYTEST) -m e2e tests/e2e/test_browser.py tests/e2e/test_browser_roms.py
 
 setup: $(VENV)/.run
 

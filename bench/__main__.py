@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from bench import answers, boots, rescue_system
+from bench import answers, boots, rescue_system, roms
 
 
 def main() -> None:
@@ -13,6 +13,7 @@ def main() -> None:
         answers.run(base / "answers")
         boots.run(base / "boots")
         rescue_system.run(base / "rescue_system")
+        roms.run(base / "roms")
 
 
 if __name__ == "__main__":

@@ -26,10 +26,12 @@ class RescueAdminSite(admin.AdminSite):
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         from machines.dashboard import dashboard
+        from roms.dashboard import rom_dashboard
 
         may_see = request.user.has_perm("machines.view_machine")
         context = {
             "dashboard": dashboard() if may_see else None,
+            "roms": rom_dashboard(request.user),
             "may_see_audit": request.user.has_perm("machines.view_auditentry"),
             "own_keys": request.user.ssh_keys.count(),  # type: ignore[union-attr]
         }

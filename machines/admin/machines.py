@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin
@@ -142,7 +142,7 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
         ),
     )
     autocomplete_fields = ("image",)
-    inlines = (MACAddressInline, AllowedNetworkInline)
+    inlines: ClassVar[tuple[Any, ...]] = (MACAddressInline, AllowedNetworkInline)
     actions = ("enable_rescue", "disable_rescue")
     change_form_template = "machines/machine_change_form.html"
 

@@ -147,9 +147,9 @@ class Site:
         printed = self._python(str(ROOT / "manage.py"), *args, timeout=timeout)
         return json.loads(printed) if "--json" in args else printed
 
-    def shell(self, code: str) -> str:
+    def shell(self, code: str, timeout: float = 120) -> str:
         """Run `code` with Django set up; returns what it prints."""
-        return self._python("-c", f"import django\ndjango.setup()\n{code}")
+        return self._python("-c", f"import django\ndjango.setup()\n{code}", timeout=timeout)
 
     def _python(self, *args: str, timeout: float = 120) -> str:
         ran = subprocess.run(

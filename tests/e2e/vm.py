@@ -46,10 +46,12 @@ class VirtualServer:
         cpus: int = 1,
         mac: str = MAC,
         ssh_port: int | None = None,
+        nic: str = _NIC,
+        rom: Path | None = None,
     ) -> None:
         """`disk` is an image file, or on UEFI (`uefi_vars`: where its variables are kept) a folder shown as one.
 
-        `ssh_port` of this host leads to the guest's SSH server; `memory` is in MiB.
+        `ssh_port` of this host leads to the guest's SSH server; `memory` is in MiB; `rom` takes the place of Debian's.
         """
         assert len(boot_file) <= 127, "DHCP has no room for it"
         netdev = "user,id=n0" if dhcp else "hubport,id=n0,hubid=0"
@@ -65,7 +67,7 @@ class VirtualServer:
         ]
         if uefi_vars:
             uefi_vars.write_bytes(Path(OVMF_VARS).read_bytes())
-            rom = f"efi-{_NIC}.rom"
+            stock = f"efi-{nic}.rom"
             self._command += [
                 *("-machine", "q35"),
                 *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}"),
@@ -74,13 +76,16 @@ class VirtualServer:
                 *("-device", "virtio-blk-pci,drive=d0,bootindex=2"),
             ]
         else:
-            rom = f"pxe-{_NIC}.rom"
+            stock = f"pxe-{nic}.rom"
             self._command += [
                 *("-machine", "pc,graphics=off"),
                 *("-drive", f"if=none,id=d0,format=raw,file={disk}"),
                 *("-device", "ide-hd,drive=d0,bootindex=2"),
             ]
-        self._command += ["-device", f"{_NIC},netdev=n0,mac={mac},bootindex=1,romfile=/usr/lib/ipxe/qemu/{rom}"]
+        rom_file = rom or Path("/usr/lib/ipxe/qemu") / stock
+        self._command += ["-device", f"{nic},netdev=n0,mac={mac},bootindex=1,romfile={rom_file}"]
+        # The 82559 complains of each packet that it cannot pass on.
+        self._errors = subprocess.DEVNULL if nic.startswith("i82") else subprocess.STDOUT
         if not (dhcp and link):
             # Nobody answers from outside, so its clock may run ahead whenever it waits: 20 s take 2 s.
             self._command += ["-icount", "shift=7,sleep=off"]
@@ -97,7 +102,7 @@ class VirtualServer:
                 self._command + monitor,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=self._errors,
                 pass_fds=[theirs.fileno()],
             )
         self._reader = threading.Thread(target=self._read, daemon=True)

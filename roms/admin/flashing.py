@@ -1,0 +1,312 @@
+"""Flash jobs: the form that asks for one, confirmed by typing a name; the list; the page of one, phase by phase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from django import forms
+from django.contrib import admin
+from django.contrib.admin.widgets import AutocompleteSelect
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+
+from machines.admin.auditing import actor_of
+from machines.models import Machine
+from roms.admin.jobs import JobAdmin, JobStateFilter, attached, job_url, kib, number, take_errors
+from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Station
+
+#: The phases of a flash, as staff read them.
+PHASES = {
+    "probe": "Find the chip",
+    "save": "Save what is in it",
+    "write": "Write",
+    "verify": "Read back and compare",
+}
+_WRITING = ("write", "verify")
+
+
+class FlashForm(forms.Form):
+    """What staff order. What is valid the model says: here it is put to the right field."""
+
+    action = forms.ChoiceField(choices=FlashKind, initial=FlashKind.FLASH, label="What to do", widget=forms.RadioSelect)
+    station = forms.ModelChoiceField(Station.objects.all(), help_text="Where the card is plugged in.")
+    slot = forms.CharField(
+        required=False,
+        max_length=12,
+        label="PCI slot",
+        help_text="Like 0000:03:00.0 (lspci -D). Empty: where the one such card is.",
+        widget=forms.TextInput(attrs={"class": "machine-text", "size": 14}),
+    )
+    chip_name = forms.CharField(
+        required=False,
+        max_length=100,
+        label="Chip",
+        help_text="Only where flashrom found several definitions to choose from.",
+        widget=forms.TextInput(attrs={"class": "machine-text", "size": 24}),
+    )
+    confirm = forms.CharField(
+        required=False,
+        label="To confirm",
+        help_text="Type the machine's name; where no machine is chosen, the station's.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "class": "vTextField", "spellcheck": "false"}),
+    )
+
+    field_order = ("action", "build", "restores", "station", "card", "machine", "slot", "chip_name", "confirm")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        chosen: dict[str, tuple[QuerySet[Any], str, str]] = {
+            "build": (Build.objects.flashable(), "Build", "Number, card or profile of a build that succeeded."),
+            "restores": (
+                FlashJob.objects.filter(backup__isnull=False),
+                "Saved by",
+                "The flash job whose saved contents are written back.",
+            ),
+            "card": (
+                Card.objects.flashable(),
+                "Card",
+                "Empty: the card that it was built for, or saved from. The practice card needs no hardware.",
+            ),
+            "machine": (
+                Machine.objects.all(),
+                "Machine",
+                "Whose card it is, or will be: for the ledger. Empty: it lies in the cupboard.",
+            ),
+        }
+        for name, (queryset, label, help_text) in chosen.items():
+            self.fields[name] = forms.ModelChoiceField(
+                queryset,
+                required=False,
+                label=label,
+                help_text=help_text,
+                widget=AutocompleteSelect(FlashJob._meta.get_field(name), admin.site),
+            )
+        self.order_fields(self.field_order)
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean() or {}
+        if self.errors:
+            return values
+        # What belongs to another choice was hidden, and is not meant.
+        if values["action"] != FlashKind.FLASH:
+            values["build"] = None
+        if values["action"] != FlashKind.RESTORE:
+            values["restores"] = None
+        of = values["build"] or values["restores"]
+        values["card"] = values["card"] or (of.card if of else None)
+        if values["card"] is None:
+            wanted = {FlashKind.FLASH: "build", FlashKind.RESTORE: "restores"}.get(values["action"], "card")
+            self.add_error(wanted, "Choose it.")
+            return values
+        try:
+            self.job().full_clean()
+        except ValidationError as error:
+            self.take(error)
+        return values
+
+    def job(self) -> FlashJob:
+        """The order, not submitted."""
+        return FlashJob(**{name: self.cleaned_data[name] for name in FlashJob.ORDER})
+
+    def take(self, error: ValidationError) -> None:
+        take_errors(self, error, {})
+
+    @staticmethod
+    def order_of(job: FlashJob) -> dict[str, Any]:
+        """The form's values for the same order."""
+        return {name: getattr(job, name) for name in FlashJob.ORDER}
+
+
+FIELDSETS = (
+    ("What", {"fields": ("action", "build", "restores")}),
+    ("Where", {"fields": ("station", "card", "machine", ("slot", "chip_name"))}),
+    ("Confirm", {"fields": ("confirm",)}),
+)
+
+
+# The page of one job
+
+
+@dataclass(frozen=True)
+class Step:
+    """One phase, and how far it is: next, now, done, failed or skipped."""
+
+    title: str
+    state: str
+
+
+def steps(job: FlashJob, state: JobState) -> list[Step]:
+    """The phases of a flash job as they stand."""
+    phases = [phase for phase in PHASES if job.action != FlashKind.SAVE or phase not in _WRITING]
+    if state == JobState.SUCCEEDED:
+        skipped = _WRITING if job.wrote is False else ()
+        return [Step(PHASES[phase], "skipped" if phase in skipped else "done") for phase in phases]
+    at = phases.index(job.phase) if job.phase in phases else -1
+    here = "now" if state == JobState.RUNNING else "failed"
+    return [Step(PHASES[phase], "done" if n < at else here if n == at else "next") for n, phase in enumerate(phases)]
+
+
+def hangs(job: FlashJob, state: JobState) -> bool:
+    """Whether the write was begun and did not end well: the chip may hold neither the old nor the new contents."""
+    ended_badly = state in {JobState.FAILED, JobState.ERRORED, JobState.LOST}
+    return ended_badly and job.phase in _WRITING and job.chip_state != "as_wanted"
+
+
+def mended_by(job: FlashJob) -> FlashJob | None:
+    """The later job that has written to the same card since."""
+    later = FlashJob.objects.filter(
+        station=job.station_id, card=job.card_id, slot=job.slot, state=JobState.SUCCEEDED, pk__gt=job.pk
+    )
+    return later.exclude(action=FlashKind.SAVE).order_by("pk").first()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of what there is to choose from where flashrom refused to choose."""
+
+    text: str
+    url: str
+
+
+def choices_of(job: FlashJob) -> list[Choice]:
+    """Links to the form with the same order and the choice made."""
+    found: list[tuple[str, dict[str, str]]] = [
+        (f"The chip {chip}", {"chip": str(chip)}) for chip in job.choices.get("chips", [])
+    ]
+    for slot in job.choices.get("slots", []):
+        more = ", ".join([*slot.get("macs", ()), *filter(None, [slot.get("driver")])])
+        found.append((f"The card in slot {slot['slot']}{f' ({more})' if more else ''}", {"slot": str(slot["slot"])}))
+    return [Choice(text, ask_url(again=str(job.pk), **query)) for text, query in found]
+
+
+def ask_url(**query: str) -> str:
+    """The form, filled in."""
+    return f"{reverse('admin:roms_flashjob_add')}?{urlencode(query)}"
+
+
+@admin.register(FlashJob)
+class FlashJobAdmin(JobAdmin):
+    permission = "roms.flash_rom"
+    job_template, panel_template = "roms/flashjob.html", "roms/flashjob_panel.html"
+    list_display = (
+        "name", "standing", "what", "card_short", "station", "machine_shown", "build_shown", "asked", "took",
+    )  # fmt: skip
+    list_filter = (JobStateFilter, "action", "station", "created_at")
+    search_fields = (
+        "id__exact", "card__name", "card__slug", "machine_name", "station__name", "requested_by_name",
+        "backup_sha256__startswith", "written_sha256__startswith",
+    )  # fmt: skip
+    search_help_text = "Number, card, machine, station, person, or the beginning of a SHA-256."
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[FlashJob]:
+        return super().get_queryset(request).select_related("card", "station", "build__card", "machine", "backup")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if request.GET.get("field_name") == "restores" and request.path == reverse("admin:autocomplete"):
+            queryset = queryset.filter(backup__isnull=False)
+        return super().get_search_results(request, queryset, search_term)
+
+    # The list
+
+    @admin.display(description="no.", ordering="pk")
+    def name(self, job: FlashJob) -> str:
+        return f"#{job.pk}"
+
+    @admin.display(description="what", ordering="action")
+    def what(self, job: FlashJob) -> str:
+        return job.action
+
+    @admin.display(description="build", ordering="build")
+    def build_shown(self, job: FlashJob) -> str:
+        return f"#{job.build_id}" if job.build_id else "-"
+
+    @admin.display(description="machine", ordering="machine_name")
+    def machine_shown(self, job: FlashJob) -> str:
+        return job.machine_name or "-"
+
+    # Asking for one
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        form = FlashForm(request.POST if request.method == "POST" else None, initial=self._initial(request))
+        if request.method == "POST" and form.is_valid():
+            try:
+                job = form.job().submit_confirmed(actor_of(request), form.cleaned_data["confirm"])
+            except ValidationError as error:
+                form.take(error)
+            else:
+                return HttpResponseRedirect(job_url(job))
+        stations = list(Station.objects.all())
+        context = {
+            "title": "Flash a card",
+            "stations": stations,
+            "without_worker": [station for station in stations if not station.has_worker()],
+            **(extra_context or {}),
+        }
+        return self.ask_page(request, form, FIELDSETS, context)
+
+    def _initial(self, request: HttpRequest) -> dict[str, Any]:
+        """What the form begins with: an earlier order, a restore of what it saved, or single choices."""
+        query = request.GET
+        initial: dict[str, Any] = {}
+        if again := self._named(FlashJob, query.get("again")):
+            initial = FlashForm.order_of(again)
+        elif (saved := self._named(FlashJob, query.get("restore"))) and saved.backup_id:
+            initial = FlashForm.order_of(saved.restoring())
+        elif installed := self._named(InstalledROM, query.get("installed")):
+            latest = Build.objects.flashable(installed.card).first()
+            initial = {"card": installed.card, "machine": installed.machine, "build": latest}
+        for name, model in {"build": Build, "card": Card, "machine": Machine, "station": Station}.items():
+            if found := self._named(model, query.get(name)):
+                initial[name] = found
+        for name, field in {"slot": "slot", "chip": "chip_name"}.items():
+            if query.get(name):
+                initial[field] = query[name]
+        if "station" not in initial:
+            initial["station"] = Station.objects.order_by("-seen_at").exclude(seen_at=None).first()
+        return initial
+
+    @staticmethod
+    def _named(model: Any, pk: str | None) -> Any:
+        return model._default_manager.filter(pk=number(pk)).first() if number(pk) else None
+
+    # The page of one
+
+    def job_urls(self, name: str) -> list[URLPattern]:
+        backup = path("<int:pk>/backup/", self.admin_site.admin_view(self.backup_view), name="roms_flashjob_backup")
+        return [backup]
+
+    def panel(self, request: HttpRequest, job: FlashJob) -> dict[str, Any]:
+        context = super().panel(request, job)
+        state = context["state"]
+        is_hanging = hangs(job, state)
+        mended = mended_by(job) if is_hanging else None
+        has_backup = job.backup_id is not None
+        return {
+            **context,
+            "steps": steps(job, state),
+            "choices": choices_of(job) if state == JobState.FAILED else [],
+            "hangs": is_hanging and mended is None,
+            "holds_old": job.chip_state == "unchanged",
+            "mended": mended,
+            # A write outlives whoever wants to stop it.
+            "is_writing": state == JobState.RUNNING and job.phase in _WRITING,
+            "waits_for_worker": state == JobState.QUEUED and not job.station.has_worker(),
+            "retry_url": ask_url(again=str(job.pk)),
+            "restore_url": ask_url(restore=str(job.pk)) if has_backup else "",
+            "chip": kib(job.chip_size),
+        }
+
+    def backup_view(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """What was in the chip before."""
+        job = self.viewable(request, pk)
+        return attached(request, job.backup, f"backup-{job.card.target}-flash-job-{job.pk}.bin")

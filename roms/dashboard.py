@@ -1,0 +1,69 @@
+"""How jobs, stations and ROMs stand, for the admin's front page: a constant number of queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.utils import timezone
+
+from roms.models import Build, FlashJob, InstalledROM, Job, JobState, Station
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractUser, AnonymousUser
+
+#: Failures of longer ago are no news.
+_RECENT = timedelta(days=7)
+_BAD = (JobState.FAILED, JobState.ERRORED, JobState.LOST)
+#: Of each kind.
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Line:
+    """A job that is under way, or has failed."""
+
+    job: Job
+    state: JobState
+    look: str
+    url: str
+
+
+@dataclass(frozen=True)
+class ROMDashboard:
+    lines: list[Line]
+    without_worker: list[Station]
+    outdated: int
+
+
+def rom_dashboard(user: AbstractUser | AnonymousUser, now: datetime | None = None) -> ROMDashboard | None:
+    """What of it `user` may see; None where that is nothing."""
+    now = now or timezone.now()
+    seen = {name: user.has_perm(f"roms.view_{name}") for name in ("build", "flashjob", "station", "installedrom")}
+    if not any(seen.values()):
+        return None
+    jobs: list[Any] = []
+    if seen["build"]:
+        jobs += _jobs(Build.objects.select_related("card"), now)
+    if seen["flashjob"]:
+        jobs += _jobs(FlashJob.objects.select_related("card", "station"), now)
+    jobs.sort(key=lambda job: (job.standing(now) in _BAD, -job.created_at.timestamp()))
+    stations = list(Station.objects.all()) if seen["station"] else []
+    return ROMDashboard(
+        lines=[_line(job, now) for job in jobs],
+        without_worker=[station for station in stations if not station.has_worker(now)],
+        outdated=InstalledROM.objects.outdated().count() if seen["installedrom"] else 0,
+    )
+
+
+def _jobs(jobs: Any, now: datetime) -> list[Any]:
+    failed = jobs.standing_as(*_BAD, now=now).filter(created_at__gt=now - _RECENT)
+    return [*jobs.unfinished(now)[:_SHOWN], *failed[:_SHOWN]]
+
+
+def _line(job: Any, now: datetime) -> Line:
+    from roms.admin.jobs import LOOKS, job_url
+
+    state = job.standing(now)
+    return Line(job, state, LOOKS[state], job_url(job))

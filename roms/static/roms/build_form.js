@@ -1,0 +1,100 @@
+"use strict";
+// The form of a build: what does not count is hidden, and the preview follows what is typed.
+(() => {
+    const SOON = 250;
+    const form = () => document.getElementById("build-ask");
+    const touched = new Set();
+    let waiting = null, asked = 0;
+
+    function chosen(name) {
+        return form().querySelector(`[name=${name}]:checked`)?.value;
+    }
+
+    function row(name) {
+        return form().querySelector(`.form-row.field-${name}`);
+    }
+
+    function arrange() {
+        const byHand = chosen("source") === "hand", isStatic = chosen("network") === "static";
+        row("text").hidden = !byHand;
+        for (const name of ["site", "network", "variables", "tries", "link_wait", "nic", "serial_console"]) {
+            row(name).hidden = byHand;
+        }
+        for (const name of ["ip", "gateway"]) {
+            row(name).hidden = byHand || !isStatic;
+        }
+    }
+
+    // At the field itself only what was touched: nobody wants to be told of what they have not come to yet.
+    function mark(errors) {
+        for (const name of touched) {
+            const own = form().querySelector(`.fieldBox.field-${name}`) || row(name);
+            if (!own) {
+                continue;
+            }
+            const holder = own.classList.contains("fieldBox") ? own.parentElement : own;
+            holder.querySelectorAll(":scope > ul.errorlist").forEach((list) => list.remove());
+            own.classList.toggle("errors", Boolean(errors[name]));
+            if (errors[name]) {
+                const list = document.createElement("ul");
+                list.className = "errorlist";
+                for (const text of errors[name]) {
+                    list.append(Object.assign(document.createElement("li"), {textContent: text}));
+                }
+                holder.prepend(list);
+            }
+        }
+    }
+
+    async function preview() {
+        const mine = ++asked;
+        const stale = document.getElementById("preview-stale");
+        try {
+            const response = await fetch(form().dataset.preview, {method: "POST", body: new FormData(form()), redirect: "error"});
+            if (!response.ok) {
+                throw new Error(response.statusText);
+            }
+            const news = await response.json();
+            // An answer that was overtaken says what is no longer so.
+            if (mine === asked) {
+                const place = document.getElementById("preview");
+                const scrolled = place.querySelector(".script")?.scrollTop || 0;
+                place.innerHTML = news.html;
+                const script = place.querySelector(".script");
+                if (script) {
+                    script.scrollTop = scrolled;
+                }
+                mark(news.errors);
+                stale.textContent = "";
+            }
+        } catch {
+            stale.textContent = "The preview is out of date: the site does not answer, or you are logged out.";
+        }
+    }
+
+    function changed(event) {
+        if (event.target.name) {
+            touched.add(event.target.name);
+        }
+        arrange();
+        clearTimeout(waiting);
+        waiting = setTimeout(preview, SOON);
+    }
+
+    document.addEventListener("DOMContentLoaded", () => {
+        if (!form()) {
+            return;
+        }
+        form().querySelector("[name=_preview]").hidden = true;
+        arrange();
+        // jQuery's: the widget that chooses a card tells nobody else.
+        django.jQuery(form()).on("input change", changed);
+        form().addEventListener("click", (event) => {
+            const profile = event.target.dataset?.profile;
+            if (profile) {
+                form().elements.profile.value = profile;
+                form().elements.profile.dispatchEvent(new Event("change", {bubbles: true}));
+            }
+        });
+    });
+})();

@@ -1,0 +1,11 @@
+"""A template filter for sizes in bytes."""
+
+from django import template
+
+register = template.Library()
+
+
+@register.filter
+def thousands(number: int | None) -> str:
+    """65,536."""
+    return "" if number is None else f"{number:,}"
