@@ -39,7 +39,8 @@ SPACE = 400 << 20
 TIMEOUT = 3600.0
 #: What a build says last, for the message of one that failed.
 TAIL = 4096
-#: Of a first build, what working out the dependencies takes.
+#: Of the bar, what getting the source takes; and of a first call of make, what working out the dependencies takes.
+_SOURCE_SHARE = 0.05
 _DEPENDENCIES_SHARE = 0.3
 
 _BIOS, _UEFI = "bin", "bin-x86_64-efi"
@@ -141,7 +142,7 @@ class BuildRequest:
     profile: str = "standard"
     #: Changes to the profile.
     options: Mapping[str, Value] = field(default_factory=dict)
-    #: Tenths of a second that the ROM offers its prompt; None: as long as the tree has it.
+    #: Tenths of a second that the ROM waits at its prompt; None: as long as the tree has it.
     banner: int | None = None
 
     @property
@@ -265,7 +266,9 @@ class _Build:
     def result(self) -> BuildResult:
         source, request = self.builder.source, self.request
         self.listener.phase(Phase.SOURCE)
-        commit = source.obtain(self.listener.log, self.should_stop)
+        commit = source.obtain(
+            self.listener.log, self.should_stop, lambda done: self.listener.progress(round(_SOURCE_SHARE * done, 2))
+        )
         if missing := missing_tools(str(request.target)):
             raise BuildError(ErrorKind.MISSING_TOOL, tools_message(missing))
         options = self.builder.options(commit)
@@ -348,12 +351,16 @@ class _Build:
         variables = {"GITVERSION": commit, "EXTRA_CFLAGS": _for_make(f"-ffile-prefix-map={tree.src.resolve()}=.")}
         if self.request.script:
             variables["EMBED"] = tree.embed(self.request.script)
-        if card and card.is_ambiguous and self.request.driver:
-            variables[f"DRIVER_{card.rom_name}"] = self.request.driver
+        if card and card.is_ambiguous:
+            # make does not notice that another driver is asked for than last time.
+            self._run(["rm", "-f", "--", made, f"{made}.tmp"], cwd=tree.src, user=self.builder.user)
+            if self.request.driver:
+                variables[f"DRIVER_{card.rom_name}"] = self.request.driver
         arguments = [f"{name}={value}" for name, value in sorted(variables.items())]
         command = ["nice", "make", f"-j{self.builder.jobs}", made, *arguments]
-        follow = _MakeOutput(self.listener, number / len(self.request.target.parts), tree.objects or _sources(tree.src))
-        follow.share = 0.98 / len(self.request.target.parts)
+        share = (1 - _SOURCE_SHARE) / len(self.request.target.parts)
+        start = _SOURCE_SHARE + number * share
+        follow = _MakeOutput(self.listener, start, share, tree.objects or _sources(tree.src))
         environment = tree.environment | {"SOURCE_DATE_EPOCH": str(self.builder._facts(commit).time)}
         with tree.building(part.bin_folder) as ended:
             finished = self._run_in(tree, command, environment, follow.hear)
@@ -496,8 +503,8 @@ class _MakeOutput:
 
     listener: Listener
     start: float
+    share: float
     expected: int
-    share: float = 1.0
     compiled: int = 0
     _dependencies: int = 0
     _phase: Phase | None = None

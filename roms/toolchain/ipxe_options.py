@@ -352,7 +352,10 @@ def picked(text: str) -> tuple[str, Value]:
 
 
 def banner_changes(tenths: int) -> dict[str, Value]:
-    """How long the ROM offers its prompt while the machine starts, in tenths of a second; 0: not at all."""
+    """How long the ROM waits at its prompt while the machine starts, in tenths of a second; 0: not at all.
+
+    It shows the prompt in any case: 4 s is what iPXE waits otherwise, at every power-on and for each such card.
+    """
     return {"BANNER_TIMEOUT": (tenths + 1) // 2, "ROM_BANNER_TIMEOUT": tenths}
 
 

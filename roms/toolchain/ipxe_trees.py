@@ -100,7 +100,8 @@ class Tree:
                 shutil.rmtree(other)
         folder = self.root / "embed" / name
         _folder(folder)
-        _write(folder / SCRIPT_NAME, script)
+        if not (folder / SCRIPT_NAME).exists():
+            _write(folder / SCRIPT_NAME, script)
         return f"../../embed/{name}/{SCRIPT_NAME}"
 
     @contextmanager
@@ -254,8 +255,10 @@ class Forest:
         """Remove the trees that were not used for longest, until the rest takes no more than the limit."""
         removed = []
         trees = _by_use(self.folder)
+        # Their making was interrupted, and nobody has asked for them since.
+        trees += [tree for tree in self.folder.iterdir() if tree.is_dir() and tree not in trees]
         sizes = {tree: int(_state(tree).get("size", 0)) for tree in trees}
-        while trees and sum(sizes[tree] for tree in trees) > self.limit:
+        while trees and (sum(sizes[tree] for tree in trees) > self.limit or not _state(trees[-1])):
             oldest = trees.pop()
             with suppress(BlockingIOError), locked(oldest.with_suffix(".lock"), wait=False):
                 shutil.rmtree(oldest, ignore_errors=True)

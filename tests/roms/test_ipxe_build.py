@@ -227,9 +227,16 @@ def test_another_script_is_built_in_and_nothing_compiled(site: Site) -> None:
     second = site.build(script=b"#!ipxe\necho other\n")
     assert second.objects_compiled == 0
     assert second.sha256 != first.sha256
-    # The file's name and time alone tell make; its contents are of before.
+    # Its contents and its name are those of before, and make has to see that it is another one again.
     assert site.build().sha256 == first.sha256
     assert len(site.trees) == 1
+
+
+def test_the_same_build_again_does_nothing(site: Site) -> None:
+    first = site.build()
+    site.log.clear()
+    assert site.build().sha256 == first.sha256
+    assert b"is up to date" in site.log
 
 
 def test_another_card_is_built_and_nothing_compiled(site: Site) -> None:
@@ -386,6 +393,14 @@ def test_trees_that_were_not_used_for_longest_are_removed(site: Site) -> None:
         site.build(profile="minimal")
     assert len(site.trees) == 2
     assert len(list((site.folder / "ipxe" / "trees").glob("*.lock"))) == 2
+
+
+def test_a_tree_whose_making_was_interrupted_is_removed_where_nobody_asks_for_it(site: Site) -> None:
+    left = site.folder / "ipxe" / "trees" / "0123456789abcdef0123"
+    (left / "tree").mkdir(parents=True)
+    site.build()
+    assert left not in site.trees
+    assert len(site.trees) == 1
 
 
 def test_a_folder_with_an_odd_name(tmp_path: Path, site: Site) -> None:
