@@ -13,12 +13,14 @@ import pytest
 
 from tests.e2e import guest
 from tests.e2e.site import Site, free_port
-from tests.e2e.vm import VirtualServer, ask_at
+from tests.e2e.vm import GATEWAY, VirtualServer, ask_at
 
 # One worker builds the image, once, and these tests go on from each other.
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("rescue_system")]
 
 UEFI_MAC = "52:54:00:00:00:ef"
+#: What the second machine has instead of DHCP, and QEMU's name server.
+STATIC, NAME_SERVER = "10.0.2.99", "10.0.2.3"
 REASON = "RAID lost two disks"
 #: What the small profile is promised to run in, in MiB.
 MEMORY = 768
@@ -47,7 +49,8 @@ def site(furnished: Path, keys: Path, tmp_path_factory: pytest.TempPathFactory) 
             "key.full_clean()\nkey.save()"
         )
         site.manage("build_rescue_image", "--profile", "small", timeout=900)
-        site.manage("machine", "add", "uefi01", "--mac", UEFI_MAC, "--network", "127.0.0.1")
+        static = ("--static-address", f"{STATIC}/24", "--gateway", GATEWAY, "--dns", NAME_SERVER)
+        site.manage("machine", "add", "uefi01", "--mac", UEFI_MAC, "--network", "127.0.0.1", *static)
         site.start()
         yield site
     site.check_log()
@@ -121,6 +124,10 @@ def test_the_command_line_and_the_address_are_what_was_given_and_reported(rescue
     assert re.search(rf"\b{re.escape(address)}/", rescued.run("ip -brief address"))
 
 
+def test_names_are_looked_up_where_dhcp_says(rescued: Rescued) -> None:
+    assert rescued.run("cat /etc/resolv.conf").splitlines()[0] == f"nameserver {NAME_SERVER}"
+
+
 def test_the_message_of_the_day_says_what_and_why_this_is(rescued: Rescued) -> None:
     said = rescued.run("run-parts /etc/update-motd.d")
     for expected in ("web01", "debian-", "alice", REASON, "the next boot", "sda1"):
@@ -177,12 +184,16 @@ def test_a_change_made_with_rescue_mount_is_on_the_disk_after_rescue_done_and_th
     assert read.stdout.strip() == "mended"
 
 
-def test_the_same_image_comes_up_on_uefi_and_opens_to_the_password_that_was_made(site: Site, tmp_path: Path) -> None:
+def test_the_same_image_comes_up_on_uefi_with_its_own_address_and_opens_to_the_password_that_was_made(
+    site: Site, tmp_path: Path
+) -> None:
     enabled = site.manage("rescue", "enable", "uefi01", "--reason", "on UEFI", "--password", "--by", "alice", "--json")
     disk, port = guest.efi_disk(tmp_path / "efi-disk"), free_port()
     where = ask_at(site.port)
-    with VirtualServer(disk, uefi_vars=tmp_path / "vars", boot_file=where, memory=1024, mac=UEFI_MAC, ssh_port=port):
+    firmware = {"uefi_vars": tmp_path / "vars", "boot_file": where, "memory": 1024, "mac": UEFI_MAC}
+    with VirtualServer(disk, **firmware, ssh_port=port, address=STATIC):  # type: ignore[arg-type]
         site.manage("rescue", "status", "uefi01", "--wait", "--timeout", "200", timeout=240)
+        assert site.rescue("uefi01")["address"] == STATIC
         known = tmp_path / "known_hosts"
         known.write_text("".join(f"[127.0.0.1]:{port} {key}\n" for key in site.rescue("uefi01")["host_keys"]))
         assert log_in_by_password(port, known, enabled["password"]).returncode == 0

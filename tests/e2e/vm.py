@@ -46,18 +46,20 @@ class VirtualServer:
         cpus: int = 1,
         mac: str = MAC,
         ssh_port: int | None = None,
+        address: str = "",
         nic: str = _NIC,
         rom: Path | None = None,
     ) -> None:
         """`disk` is an image file, or on UEFI (`uefi_vars`: where its variables are kept) a folder shown as one.
 
-        `ssh_port` of this host leads to the guest's SSH server; `memory` is in MiB; `rom` takes the place of Debian's.
+        `ssh_port` of this host leads to the guest's SSH server, at `address` where that is not DHCP's; `memory` is in
+        MiB; `rom` takes the place of Debian's.
         """
         assert len(boot_file) <= 127, "DHCP has no room for it"
         netdev = "user,id=n0" if dhcp else "hubport,id=n0,hubid=0"
         netdev += f",tftp={tftp}" if tftp else ""
         netdev += f",bootfile={boot_file}" if boot_file else ""
-        netdev += f",hostfwd=tcp:127.0.0.1:{ssh_port}-:22" if ssh_port else ""
+        netdev += f",hostfwd=tcp:127.0.0.1:{ssh_port}-{address}:22" if ssh_port else ""
         self._command = [
             "qemu-system-x86_64",
             *("-accel", "tcg", "-m", str(memory), "-smp", str(cpus), "-nodefaults", "-display", "none", "-S"),
