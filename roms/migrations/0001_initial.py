@@ -40,7 +40,7 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(max_length=200)),
                 ('driver', models.CharField(blank=True, max_length=60, verbose_name='iPXE driver')),
                 ('rom_name', models.CharField(blank=True, max_length=60, verbose_name='iPXE ROM')),
-                ('programmer', models.CharField(blank=True, help_text='Empty: flashrom cannot write to it.', max_length=100, verbose_name='flashrom programmer')),
+                ('programmer', models.CharField(blank=True, help_text='Empty: flashrom cannot write to it.', max_length=300, verbose_name='flashrom programmer')),
                 ('chip_size', models.PositiveIntegerField(blank=True, help_text='In bytes; empty: found when flashing.', null=True)),
                 ('conflict', models.CharField(blank=True, max_length=200)),
                 ('notes', models.TextField(blank=True, help_text='What to know before flashing it.')),

@@ -101,7 +101,7 @@ class Card(models.Model):
     driver = models.CharField("iPXE driver", max_length=60, blank=True)
     rom_name = models.CharField("iPXE ROM", max_length=60, blank=True)
     programmer = models.CharField(
-        "flashrom programmer", max_length=100, blank=True, help_text="Empty: flashrom cannot write to it."
+        "flashrom programmer", max_length=300, blank=True, help_text="Empty: flashrom cannot write to it."
     )
     chip_size = models.PositiveIntegerField(null=True, blank=True, help_text="In bytes; empty: found when flashing.")
     #: Other drivers that claim the same id in iPXE's tree.
