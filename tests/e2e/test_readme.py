@@ -37,6 +37,8 @@ def test_every_command_at_a_terminal_does_what_it_says(make_site: MakeSite, tmp_
     lines = [line.replace("--wait", "") for line in blocks(".venv/bin/python manage.py")]
     # Run by test_rescue_system.py, where what it builds is booted.
     lines.remove(".venv/bin/python manage.py build_rescue_image")
+    # Need a worker and iPXE's source: test_rom_whole_way.py goes that way.
+    lines = [line for line in lines if "build_rom" not in line and "flash_rom" not in line]
     assert len(lines) == 7
     # The furnished site has a machine of this name.
     for line in (line.replace("web01", "web77") for line in lines):
