@@ -24,6 +24,8 @@ forwarded_allow_ips = ""
 accesslog = None
 errorlog = "-"
 loglevel = "warning"
+# Its socket has one name for each account: a second site on the host could not have one.
+control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112, S108 - gunicorn's own heartbeat files
 
 #: A machine that is switched off in the middle of a download leaves its connection open; drop it after this time.
