@@ -73,11 +73,12 @@ class World:
 class IPXE:
     """One run of a script, after core/exec.c and image/script.c."""
 
-    def __init__(self, text: str, world: World, platform: str = "pcbios") -> None:
+    def __init__(self, text: str, world: World, platform: str = "pcbios", **settings: str) -> None:
         assert text.startswith("#!ipxe\n")
         self.lines = text.splitlines()
         self.world = world
         self.settings = {"platform": platform} | {f"net{number}/mac": "02:00" for number in range(world.nics)}
+        self.settings |= settings
         self.seconds = 0.0
         self.asked: list[str] = []
         self.opened: list[str] = []
@@ -272,6 +273,11 @@ def test_something_else_that_answers_is_asked_again() -> None:
         run = IPXE(render(ScriptSpec(SITE)), World(answers=[(1, False, status), (1, True, 0)]))
         assert len(run.asked) == 2
         assert run.said == ["The rescue site does not answer, trying again"]
+
+
+def test_what_an_earlier_script_has_left_is_no_answer() -> None:
+    run = IPXE(render(ScriptSpec(SITE)), replace(NO_SITE, links=[None, 0.0]), rescuesite="local", **{"site-tries": "3"})
+    assert len(run.asked) == 3
 
 
 def test_a_machines_own_file_is_fetched_until_it_has_run() -> None:
@@ -599,7 +605,7 @@ def test_json_keeps_a_spec(spec: ScriptSpec) -> None:
         ({"site": SITE, "network": {"ip": "x", "netmask": "24"}}, {"network.ip"}),
         ({"network": {"ip": "203.0.113.7", "netmask": "24"}}, {"site"}),
         ({"site": SITE, "variables": "uuid"}, {"variables"}),
-        ({"site": SITE, "variables": [1]}, {"variables"}),
+        ({"site": SITE, "variables": [1, "uuid", ["uuid"]]}, {"variables"}),
         ({"site": SITE, "variables": ["mac"]}, {"variables"}),
         ({"site": SITE, "tries": "3"}, {"tries"}),
         ({"site": SITE, "tries": True, "timeout": 8.0, "nic": "0"}, {"tries", "timeout", "nic"}),
@@ -680,6 +686,7 @@ def test_what_will_not_work_is_warned_of(lines: str, warning: str) -> None:
 def test_what_does_work_is_not_warned_of() -> None:
     text = "#!ipxe\n# see https://ipxe.org/scripting\n:menu\n${command} x # shell\nchain http://192.0.2.10/ || exit 0\n"
     assert check_text(text, {"IMAGE_CMD", "DOWNLOAD_PROTO_HTTP"}) == []
+    assert check_text("#!ipxe\nmenu Boot\nexit\n", {"FORM_CMD"}) == []
     assert check_text("#!ipxe\nvcreate --tag 7 net0\nexit\n") == []
 
 
