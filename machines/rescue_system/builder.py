@@ -6,7 +6,6 @@ import lzma
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +60,8 @@ class Builder:
 
     recipe: Recipe
     folder: Path
+    #: A descriptor that the build's programs inherit: whoever holds its lock knows that they run.
+    lock: int | None = None
     say: Callable[[str], None] = field(default=lambda line: None)
 
     def build(self) -> Built:
@@ -185,6 +186,7 @@ class Builder:
             text=True,
             errors="replace",
             env=environment,
+            pass_fds=[] if self.lock is None else [self.lock],
         ) as process:
             assert process.stdout
             for line in process.stdout:
@@ -193,14 +195,6 @@ class Builder:
                     self.say(f"  {line[3:].rstrip()}")
         if process.returncode:
             raise BuildError(f"{name} failed ({process.returncode}):\n" + "\n".join(said[-15:]))
-
-
-def build_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder for one build; removed with everything in it however the build ends."""
-    folder = tempfile.TemporaryDirectory(prefix="rescue-image-", dir=parent)
-    # mmdebstrap drops its rights where it can.
-    Path(folder.name).chmod(0o755)
-    return folder
 
 
 def _epoch() -> int:

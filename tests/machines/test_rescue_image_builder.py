@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
+import sys
 from collections import namedtuple
 from io import StringIO
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from machines.models import AuditEntry, RescueImage
+from machines.rescue_system.build_folder import build_folder
 from machines.rescue_system.builder import Builder, BuildError, Recipe
 
 Usage = namedtuple("Usage", "total used free")
@@ -78,3 +82,55 @@ def test_the_full_profile_has_all_of_the_small_one_and_what_is_asked_for() -> No
     assert set(small) < set(full)
     assert "htop" in full
     assert full == sorted(set(full))
+
+
+# The folder of a build
+
+KILLED = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from machines.rescue_system.build_folder import build_folder
+with build_folder(Path(sys.argv[1])) as (path, lock):
+    (path / "root.tar").write_bytes(b"half")
+    print(path, flush=True)
+    # Holds the lock as mmdebstrap would, until its standard input ends.
+    subprocess.Popen(["cat"], stdout=subprocess.DEVNULL, pass_fds=[lock])
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_build_that_was_killed_is_cleared_away_by_the_next_once_nothing_of_it_runs(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdin=reading, stdout=subprocess.PIPE, text=True, pass_fds=[]
+    )
+    os.close(reading)
+    left = Path(killed.stdout.strip())
+    with build_folder(tmp_path):
+        assert left.exists()
+    # Its last program ends, and lets go of the lock.
+    lock = os.open(left, os.O_RDONLY)
+    os.close(writing)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.close(lock)
+    with build_folder(tmp_path) as folder:
+        assert list(tmp_path.iterdir()) == [folder.path]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_build_leaves_those_alone_that_run(tmp_path: Path) -> None:
+    with build_folder(tmp_path) as first, build_folder(tmp_path) as second:
+        assert first.path.exists()
+        assert second.path != first.path
+
+
+def test_what_is_mounted_in_a_leftover_is_not_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / "rescue-image-x"
+    (left / "dev").mkdir(parents=True)
+    read_text = Path.read_text
+    line = f"36 35 98:0 / {left}/dev rw - devtmpfs udev rw\n"
+    monkeypatch.setattr(
+        Path, "read_text", lambda path: line if path == Path("/proc/self/mountinfo") else read_text(path)
+    )
+    with build_folder(tmp_path):
+        assert left.exists()

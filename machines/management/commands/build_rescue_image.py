@@ -14,7 +14,8 @@ from django.db import DatabaseError, transaction
 from machines.management.terminal import actor_named
 from machines.models import AuditEntry, ImageFile, RescueImage, StoredFile
 from machines.representation import image_json
-from machines.rescue_system.builder import PROFILES, Builder, BuildError, Built, Recipe, build_folder
+from machines.rescue_system.build_folder import build_folder
+from machines.rescue_system.builder import PROFILES, Builder, BuildError, Built, Recipe
 
 _CHUNK = 1 << 20
 
@@ -46,7 +47,7 @@ class Command(BaseCommand):
 
         try:
             with build_folder(Path(settings.RESCUESITE_DATA_DIR) / "tmp") as folder:
-                built = Builder(recipe, Path(folder), say).build()
+                built = Builder(recipe, folder.path, folder.lock, say).build()
                 kernel, initrd = _stored(built.kernel), _stored(built.initrd)
         except BuildError as error:
             raise CommandError(f"{error}\nThe earlier image, if there is one, is as it was.") from error
