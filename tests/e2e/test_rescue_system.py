@@ -70,6 +70,9 @@ class Rescued:
     def ssh(
         self, command: str, *, key: str = "alice", options: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self._ssh(key, options, command), capture_output=True, text=True, timeout=120)
+
+    def _ssh(self, key: str, options: tuple[str, ...], command: str) -> list[str]:
         strict = (
             "StrictHostKeyChecking=yes",
             f"UserKnownHostsFile={self._known}",
@@ -78,7 +81,23 @@ class Rescued:
         )
         settings = [part for option in (*strict, "LogLevel=ERROR", *options) for part in ("-o", option)]
         place = ["-F", "none", "-i", str(self._keys / key), "-p", str(self._port), "root@127.0.0.1"]
-        return subprocess.run(["ssh", *settings, *place, command], capture_output=True, text=True, timeout=120)
+        return ["ssh", *settings, *place, command]
+
+    def answer(self, command: str, prompt: str, answer: str) -> str:
+        """Run a command that asks at a terminal; return what it says after the answer."""
+        with subprocess.Popen(
+            self._ssh("alice", ("RequestTTY=force",), command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdin
+            assert process.stdout
+            said = ""
+            while prompt not in said:
+                character = process.stdout.read(1)
+                assert character, said
+                said += character
+            said, _ = process.communicate(f"{answer}\n", timeout=120)
+            assert process.returncode == 0, said
+            return said
 
     def run(self, command: str) -> str:
         done = self.ssh(command)
@@ -96,7 +115,10 @@ def test_building_leaves_this_hosts_package_lists_alone(site: Site) -> None:
 def rescued(site: Site, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rescued]:
     site.manage("rescue", "enable", "web01", "--reason", REASON, "--by", "alice")
     disk, port = guest.disk_image(tmp_path_factory.mktemp("disk") / "disk", megabytes=256), free_port()
-    with VirtualServer(disk, boot_file=ask_at(site.port), memory=MEMORY, ssh_port=port) as server:
+    spare = disk.with_name("spare")
+    with spare.open("wb") as file:
+        file.truncate(128 << 20)
+    with VirtualServer(disk, boot_file=ask_at(site.port), memory=MEMORY, ssh_port=port, spare=spare) as server:
         site.manage("rescue", "status", "web01", "--wait", "--timeout", "200", timeout=240)
         yield Rescued(site, server, port, keys, disk)
 
@@ -168,6 +190,85 @@ def test_rescue_mount_finds_the_root_in_a_volume_and_leaves_it_as_it_is(rescued:
     rescued.run("rescue-umount")
     # Closed in every mount namespace: not even the volume is open any more.
     assert rescued.run("lvs --noheadings --options lv_active system").strip() == ""
+
+
+#: A root in a volume in LUKS on a RAID array of the spare disk's first two partitions, and as it stands in its third.
+SEALED = """
+set -e
+root() {
+    mount $1 /mnt
+    mkdir -p /mnt/etc /mnt/usr/bin
+    touch /mnt/etc/fstab
+    echo $2 > /mnt/etc/hostname
+    echo "PRETTY_NAME=\\"$3\\"" > /mnt/etc/os-release
+    umount /mnt
+}
+printf 'size=40M\nsize=40M\nsize=30M\n' | sfdisk --quiet /dev/sdb
+udevadm settle
+mdadm --create /dev/md/pair --quiet --run --level=1 --raid-devices=2 --metadata=1.2 /dev/sdb1 /dev/sdb2
+fast="--pbkdf pbkdf2 --pbkdf-force-iterations 1000"
+printf secret | cryptsetup luksFormat $fast --batch-mode --key-file - /dev/md/pair
+printf secret | cryptsetup open --key-file - /dev/md/pair inner
+vgcreate --quiet vault /dev/mapper/inner
+lvcreate --quiet --yes --name root --extents 100%FREE vault
+mkfs.ext4 -q /dev/vault/root
+root /dev/vault/root vault01 'Debian GNU/Linux 12'
+mkfs.btrfs --quiet --mixed /dev/sdb3
+mount /dev/sdb3 /mnt
+btrfs --quiet subvolume create /mnt/@
+umount /mnt
+root '-o subvol=@ /dev/sdb3' plain 'Another'
+vgchange --quiet --activate n vault
+cryptsetup close inner
+mdadm --stop --quiet /dev/md/pair
+"""
+
+
+def test_of_several_roots_rescue_mount_takes_none_and_says_which_there_are(rescued: Rescued) -> None:
+    rescued.run(SEALED)
+    several = rescued.ssh("rescue-mount")
+    assert several.returncode == 1
+    assert re.search(r"^  /dev/mapper/system-root: $", several.stderr, re.MULTILINE)
+    assert re.search(r"^  /dev/sdb3: Another, plain$", several.stderr, re.MULTILINE)
+    assert "Name one: rescue-mount /dev/…" in several.stderr
+    assert rescued.ssh("mountpoint /mnt").returncode != 0
+
+
+def test_a_root_in_a_subvolume_is_mounted_and_what_is_encrypted_named(rescued: Rescued) -> None:
+    said = rescued.run("rescue-mount /dev/sdb3")
+    assert "/dev/sdb3 is mounted at /mnt, read-only." in said
+    assert "Not looked into, as it is encrypted: /dev/md" in said
+    assert rescued.run("cat /mnt/etc/hostname").strip() == "plain"
+    rescued.run("rescue-umount")
+
+
+def test_no_root_is_mounted_where_there_is_none(rescued: Rescued) -> None:
+    rescued.run("wipefs --quiet --all /dev/sdb3")
+    none = rescued.ssh("rescue-mount /dev/sdb3")
+    assert none.returncode == 1
+    assert "No root file system found" in none.stderr
+
+
+def test_without_a_terminal_a_passphrase_is_said_to_need_one(rescued: Rescued) -> None:
+    closed = rescued.ssh("rescue-mount /dev/sdb")
+    assert closed.returncode == 1
+    assert "there is no terminal to ask for its passphrase" in closed.stderr
+
+
+def test_rescue_mount_finds_the_root_in_a_volume_in_luks_on_raid_and_leaves_it_as_it_is(rescued: Rescued) -> None:
+    assert "read-only" in rescued.answer("rescue-mount /dev/sdb", "Enter passphrase for /dev/md", "secret")
+    assert rescued.run("cat /mnt/etc/hostname").strip() == "vault01"
+    writable = rescued.run("lsblk --noheadings --raw --output TYPE,RO /dev/sdb1").split("\n")
+    assert {"raid1 1", "crypt 1"} <= set(writable)
+
+
+def test_what_was_opened_to_be_read_is_opened_anew_to_be_written(rescued: Rescued) -> None:
+    rescued.run("umount --recursive /mnt")
+    assert "writable" in rescued.answer("rescue-mount --write /dev/sdb", "Enter passphrase for /dev/md", "secret")
+    rescued.run("echo mended > /mnt/etc/hostname && rescue-umount")
+    # Nothing of it is open any more.
+    assert set(rescued.run("lsblk --noheadings --raw --output TYPE /dev/sdb").split()) == {"disk", "part"}
+    rescued.run("wipefs --quiet --all /dev/sdb")
 
 
 def test_a_change_made_with_rescue_mount_is_on_the_disk_after_rescue_done_and_the_machine_boots_it(

@@ -49,11 +49,12 @@ class VirtualServer:
         address: str = "",
         nic: str = _NIC,
         rom: Path | None = None,
+        spare: Path | None = None,
     ) -> None:
         """`disk` is an image file, or on UEFI (`uefi_vars`: where its variables are kept) a folder shown as one.
 
         `ssh_port` of this host leads to the guest's SSH server, at `address` where that is not DHCP's; `memory` is in
-        MiB; `rom` takes the place of Debian's.
+        MiB; `rom` takes the place of Debian's; `spare` is a second disk.
         """
         assert len(boot_file) <= 127, "DHCP has no room for it"
         netdev = "user,id=n0" if dhcp else "hubport,id=n0,hubid=0"
@@ -84,6 +85,8 @@ class VirtualServer:
                 *("-drive", f"if=none,id=d0,format=raw,file={disk}"),
                 *("-device", "ide-hd,drive=d0,bootindex=2"),
             ]
+        if spare:
+            self._command += ["-drive", f"if=none,id=d1,format=raw,file={spare}", "-device", "ide-hd,drive=d1"]
         rom_file = rom or Path("/usr/lib/ipxe/qemu") / stock
         self._command += ["-device", f"{nic},netdev=n0,mac={mac},bootindex=1,romfile={rom_file}"]
         # The 82559 complains of each packet that it cannot pass on.
