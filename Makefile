@@ -30,7 +30,7 @@ test-fast: $(VENV)/.dev
 	$(PYTEST) -n 2 -m "not e2e"
 
 bench: setup-test
-	@./setup-packages wrk php-fpm
+	@./setup-packages wrk php-fpm zstd
 	$(PYTHON) -m bench
 
 lint: $(VENV)/.dev

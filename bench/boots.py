@@ -6,8 +6,8 @@ import statistics
 import time
 from pathlib import Path
 
+from bench.sites import site_with_a_machine
 from tests.e2e import guest, vm
-from tests.e2e.site import Site
 
 _RUNS = 3
 
@@ -15,13 +15,10 @@ _RUNS = 3
 def run(base: Path) -> None:
     base.mkdir()
     disk = guest.disk_image(base / "disk")
-    with Site(base / "data") as site:
-        site.data_dir.mkdir()
-        site.manage("migrate", "--verbosity", "0")
+    with site_with_a_machine(base / "data") as site:
         initrd = guest.initrd(base / "initrd")
         parts = ["--kernel", str(guest.kernel()), "--initrd", str(initrd), "--command-line", "console=ttyS0 quiet"]
         site.manage("image", "add", "debian", *parts, "--reports", "--default")
-        site.manage("machine", "add", "web01", "--mac", vm.MAC, "--network", "127.0.0.1")
         site.start()
         boot_file = f"http://10.0.2.2:{site.port}/boot?{vm.ASK}"
         alone, asking, rescued = [], [], []
