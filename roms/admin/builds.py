@@ -10,7 +10,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.widgets import AutocompleteSelect
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import (
     Http404,
     HttpRequest,
@@ -238,10 +238,13 @@ FIELDSETS = (
 class Row:
     """How a profile came out for cards like the chosen one."""
 
-    profile: str
-    size: int
+    known: KnownSize
     fits: bool | None
     is_chosen: bool
+
+    @property
+    def profile(self) -> str:
+        return self.known.profile
 
 
 @dataclass(frozen=True)
@@ -283,7 +286,7 @@ def fit_of(card: Card | None, target: str, profile: str, *, has_options: bool) -
 
     def row(known: KnownSize) -> Row:
         fits = known.fits(card.chip_size) if card.chip_size else None
-        return Row(known.profile, known.size, fits, known.profile == profile)
+        return Row(known, fits, known.profile == profile)
 
     rows = tuple(row(known) for known in Build.objects.known_sizes(card, target))
     return Fit(card, profile, rows, has_options)
@@ -465,11 +468,15 @@ class BuildAdmin(JobAdmin):
         like = number(request.GET.get("like"))
         build = Build.objects.select_related("card").filter(pk=like).first() if like else None
         initial = BuildForm.order_of(build) if build else BuildForm.default(request)
-        card = number(request.GET.get("card"))
-        if card and (chosen := Card.objects.filter(pk=card).first()):
+        asked = request.GET.get("card", "")
+        if chosen := Card.objects.filter(Q(slug=asked) | Q(pk=number(asked))).first():
             initial["card"] = chosen
         if request.GET.get("profile") in Profile.values:
             initial["profile"] = request.GET["profile"]
+        elif build is None:
+            fit = fit_of(chosen, Target.ROM, Profile.STANDARD, has_options=False)
+            if fit and fit.verdict == "too-large" and fit.offer:
+                initial["profile"] = fit.offer.profile
         return initial
 
     # The page of one

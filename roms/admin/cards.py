@@ -139,6 +139,10 @@ class CardAdmin(AuditedAdmin):
     def get_actions(self, request: HttpRequest) -> Any:
         return {}
 
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        has_tree_cards = Card.objects.filter(origin=Card.Origin.TREE).exists()
+        return super().changelist_view(request, {"has_tree_cards": has_tree_cards, **(extra_context or {})})
+
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Card], search_term: str
     ) -> tuple[QuerySet[Card], bool]:

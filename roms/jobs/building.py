@@ -103,7 +103,10 @@ class BuildRun(Run[Build]):
 
 
 def load_cards(maker: Builder, commit: str) -> int | None:
-    """Take the tree's cards into the catalogue, once for each commit; returns how many cards there are then."""
+    """Take the tree's cards into the catalogue, once for each commit; returns how many cards there are then.
+
+    None where they were taken already, or cannot be read: the log says why.
+    """
     loaded = maker.folder / "cards-loaded"
     if loaded.exists() and loaded.read_text() == commit:
         return None

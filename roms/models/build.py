@@ -45,12 +45,21 @@ class Profile(models.TextChoices):
     EVERYTHING = "everything", "everything: HTTPS, IPv6, all commands"
 
 
+#: What the ROM for Intel PRO/100 comes to with iPXE 2.0.0 (`make bench`), in bytes: all that is known before anything
+#: was built here. Most drivers of wired cards are within a few KiB of it.
+TYPICAL_SIZES = {Profile.MINIMAL: 51_712, Profile.STANDARD: 72_192, Profile.EVERYTHING: 112_128}
+
+
 @dataclass(frozen=True)
 class KnownSize:
-    """How large a ROM of one profile came out, in bytes."""
+    """How large a ROM of one profile came out, in bytes; or comes out typically, where none was built here."""
 
     profile: str
     size: int
+    is_typical: bool = False
+
+    def __str__(self) -> str:
+        return f"{'typically comes to about' if self.is_typical else 'came to'} {self.size:,} bytes"
 
     def fits(self, chip_size: int) -> bool:
         return self.size <= chip_size
@@ -60,7 +69,8 @@ class BuildQuerySet(JobQuerySet):
     def known_sizes(self, card: Card, target: str, now: datetime | None = None) -> list[KnownSize]:
         """What builds of each profile, without single options, came to at last for a card like this one.
 
-        Those of the same driver serve where the card's own were never built: they differ by the ids in them.
+        Those of the same driver serve where the card's own were never built: they differ by the ids in them. For a
+        profile that was not even built for those there are typical sizes.
         """
         sizes: dict[str, int] = {}
         built = self.filter(target=target, size__isnull=False, options=[]).order_by("finished_at")
@@ -70,7 +80,12 @@ class BuildQuerySet(JobQuerySet):
             *built.filter(card__pci_id=card.pci_id).values_list("profile", "size"),
         ]:
             sizes[profile] = size
-        return [KnownSize(profile, sizes[profile]) for profile in Profile.values if profile in sizes]
+        typical = TYPICAL_SIZES if target in (Target.ROM, Target.MROM) else {}
+        return [
+            KnownSize(profile, sizes.get(profile) or typical[profile], profile not in sizes)
+            for profile in Profile
+            if profile in sizes or profile in typical
+        ]
 
     def flashable(self, card: Card | None = None) -> BuildQuerySet:
         """Those that can be written into a card, newest first."""
@@ -213,7 +228,7 @@ class Build(Job):
         if self.profile == Profile.MINIMAL:
             return f"{text} Leave out options, or use a card with a larger chip."
         if minimal and minimal.fits(self.chip_size):
-            return f"{text} The profile “minimal” fits: it came to {minimal.size:,} bytes."
+            return f"{text} The profile “minimal” fits: it {minimal}."
         return f"{text} Build the profile “minimal”, which leaves out what a rescue does not need."
 
     def too_large_for(self, chip_size: int) -> str:

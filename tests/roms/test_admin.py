@@ -529,13 +529,45 @@ def test_where_the_default_does_not_fit_the_profile_that_does_is_offered_with_bo
     assert "Does not fit the chip" in html
     assert "80,000 bytes" in html
     assert "65,536" in html
-    assert "“minimal” fits: 60,000 bytes." in html
+    assert "“minimal” fits: it came to 60,000 bytes." in html
     assert 'data-profile="minimal"' in html
 
 
-def test_a_profile_that_was_never_built_is_not_said_to_fit(admin_client: Client, card: Card, data_dir: Path) -> None:
+def test_before_anything_was_built_the_typical_sizes_tell_which_profile_to_take(
+    admin_client: Client, card: Card, data_dir: Path
+) -> None:
     html = preview(admin_client, card=card, profile="standard")["html"]
-    assert "Whether it fits is not known yet" in html
+    assert "Most likely does not fit the chip" in html
+    assert "“standard” typically comes to about 72,192 bytes" in html
+    assert "“minimal” fits: it typically comes to about 51,712 bytes." in html
+
+
+def test_of_targets_that_have_no_typical_size_it_is_not_said_whether_they_fit(
+    admin_client: Client, card: Card, data_dir: Path
+) -> None:
+    assert "Whether it fits is not known yet" in preview(admin_client, card=card, target="efirom")["html"]
+
+
+@pytest.mark.parametrize("named", ["slug", "pk"])
+def test_the_form_begins_with_a_card_and_the_largest_profile_that_fits_it(
+    named: str, admin_client: Client, card: Card, data_dir: Path
+) -> None:
+    form = admin_client.get(f"{BUILDS}add/", {"card": getattr(card, named)}).context["form"]
+    assert form.initial["card"] == card
+    assert form.initial["profile"] == "minimal"
+
+
+def test_the_form_begins_with_the_standard_profile_where_that_fits(
+    admin_client: Client, card: Card, data_dir: Path
+) -> None:
+    Card.objects.filter(pk=card.pk).update(chip_size=128 << 10)
+    assert "profile" not in admin_client.get(f"{BUILDS}add/", {"card": card.slug}).context["form"].initial
+
+
+def test_the_list_of_cards_says_where_the_others_are(admin_client: Client, card: Card) -> None:
+    assert "rom load-cards" in admin_client.get("/admin/roms/card/").content.decode()
+    Card.objects.create(slug="10ec:8139", pci_id="10ec:8139", name="Realtek", origin=Card.Origin.TREE)
+    assert "rom load-cards" not in admin_client.get("/admin/roms/card/").content.decode()
 
 
 def test_without_javascript_a_button_shows_the_preview(admin_client: Client, card: Card, data_dir: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.utils import timezone
@@ -24,6 +25,7 @@ from tests.roms.conftest import SCRIPT, succeeded
 
 ALICE = Actor("alice")
 SITE = ("--site", "http://192.0.2.10")
+STAND_IN = Path(__file__).parent / "stand_in"
 ROM = b"\x55\xaa" + bytes(1022)
 
 
@@ -503,6 +505,23 @@ def test_cards_are_found(card: Card, practice: Card) -> None:
     lines = manage("rom", "cards").splitlines()
     assert lines[0].split() == ["CARD", "DRIVER", "PROGRAMMER", "CHIP", "NAME"]
     assert "8086:1229  eepro100  nicintel    65,536  Intel PRO/100" in lines
+
+
+def test_all_cards_of_the_source_are_taken_into_the_catalogue_before_the_first_build(
+    card: Card, data_dir: Path, settings: LazySettings
+) -> None:
+    settings.RESCUESITE_IPXE_SOURCE = str(STAND_IN)
+    first = manage("rom", "load-cards")
+    number = Card.objects.count()
+    assert number > 1
+    assert first == f"The catalogue has {number} cards.\n"
+    assert manage("rom", "load-cards") == first
+
+
+def test_a_source_that_is_not_there_is_named(card: Card, data_dir: Path, settings: LazySettings) -> None:
+    settings.RESCUESITE_IPXE_SOURCE = "/nonexistent/ipxe"
+    with pytest.raises(CommandError, match="RESCUESITE_IPXE_SOURCE"):
+        manage("rom", "load-cards")
 
 
 def test_builds_are_listed(card: Card, built: Build) -> None:

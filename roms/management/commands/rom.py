@@ -10,9 +10,12 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from machines.management.terminal import TerminalCommand, actor_named, add_json_option, table
+from roms.jobs.building import builder, load_cards
 from roms.management.terminal import json_of, write_log
 from roms.models import Build, Card, FlashJob, InstalledROM, Job, JobState, Station
 from roms.representation import card_json, installed_json, station_json
+from roms.toolchain.ipxe_cards import CardError
+from roms.toolchain.ipxe_source import SourceError
 
 _KINDS: dict[str, type[Job]] = {"build": Build, "flash": FlashJob}
 #: Seconds between two looks.
@@ -27,6 +30,8 @@ class Command(TerminalCommand):
         cards.add_argument("text", nargs="*", metavar="TEXT", help="words of name, PCI id, driver or programmer")
         cards.add_argument("--flashable", action="store_true", help="those that flashrom can write to")
         cards.set_defaults(run=self.cards)
+        load = actions.add_parser("load-cards", help="take all cards of iPXE's source into the catalogue")
+        load.set_defaults(run=self.load_cards)
         for name, run, what in (("builds", self.builds, "builds"), ("flashes", self.flashes, "flash jobs")):
             jobs = actions.add_parser(name, help=f"list {what}, newest first")
             jobs.add_argument("--state", action="append", choices=JobState.values, help="may be given several times")
@@ -61,6 +66,19 @@ class Command(TerminalCommand):
             for one in found
         ]
         self.show(found, table(rows, ["CARD", "DRIVER", "PROGRAMMER", "CHIP", "NAME"]), options)
+
+    def load_cards(self, **options: Any) -> None:
+        maker = builder()
+        try:
+            commit = maker.source.obtain(log=self._say)
+            maker.catalogue(commit)
+        except (SourceError, CardError) as error:
+            raise CommandError(str(error)) from error
+        number = load_cards(maker, commit) or Card.objects.count()
+        self.stdout.write(f"The catalogue has {number} cards.")
+
+    def _say(self, said: bytes) -> None:
+        self.stderr.write(said.decode(errors="replace"), ending="")
 
     def builds(self, **options: Any) -> None:
         found = [json_of(build) for build in _jobs(Build, ["card"], options)]
