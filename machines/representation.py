@@ -1,4 +1,4 @@
-"""Machines, rescues and audit entries as JSON, in the words of the contract."""
+"""Machines, images, rescues, sightings and audit entries as JSON, in the words of the contract."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from machines.models import AuditEntry, ImageFile, Machine, Rescue, RescueImage
+from machines.models import AuditEntry, Machine, Rescue, RescueImage, Sighting
+from machines.timeline import Event
 
 
 def machine_json(machine: Machine, now: datetime | None = None) -> dict[str, Any]:
@@ -43,20 +44,20 @@ def rescue_json(rescue: Rescue, now: datetime | None = None) -> dict[str, Any]:
 
 
 def image_json(image: RescueImage) -> dict[str, Any]:
+    return image.described()
+
+
+def sighting_json(sighting: Sighting) -> dict[str, Any]:
     return {
-        "name": image.name,
-        "description": image.description,
-        "architecture": image.architecture,
-        "command_line": image.command_line,
-        "chain_script": image.chain_script,
-        "reports": image.reports,
-        "default": image.is_default,
-        "files": [file_json(file) for file in image.files.select_related("stored")],
+        "mac": sighting.mac,
+        "first_seen_at": iso(sighting.first_seen_at),
+        "last_seen_at": iso(sighting.last_seen_at),
+        "count": sighting.count,
+        "source": sighting.source,
+        "ip": sighting.ip,
+        "said": sighting.said,
+        "ignored": sighting.ignored,
     }
-
-
-def file_json(file: ImageFile) -> dict[str, Any]:
-    return {"kind": file.kind, "name": file.name, "size": file.stored.size, "sha256": file.stored.sha256}
 
 
 def audit_json(entry: AuditEntry) -> dict[str, Any]:
@@ -77,6 +78,21 @@ def audit_json(entry: AuditEntry) -> dict[str, Any]:
         "reason": entry.reason,
         "count": entry.count,
         "details": details,
+    }
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """An event of a machine's timeline."""
+    return {
+        "at": iso(event.at),
+        "kind": event.kind,
+        "title": event.title,
+        "text": event.text,
+        "actor": event.actor,
+        "source": event.source or None,
+        "count": event.count,
+        "repeated_at": iso(event.repeated_at),
+        "facts": [{"label": label, "value": value} for label, value in event.facts],
     }
 
 

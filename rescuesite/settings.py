@@ -160,6 +160,8 @@ SPECTACULAR_SETTINGS = {
     ],
     "ENUM_NAME_OVERRIDES": {
         "JobState": "roms.models.JobState",
+        "RescueState": "machines.models.rescue_terms.State",
+        "MachineState": "machines.api.serializers.STATES",
         "Target": "roms.models.Target",
         "Profile": "roms.models.Profile",
         "FlashAction": "roms.models.FlashKind",

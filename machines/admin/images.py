@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString
 
 from machines.admin.auditing import AuditedAdmin, actor_of
 from machines.models import ImageFile, RescueImage, StoredFile
+from machines.models.image import MACHINES_NAMED
 from machines.representation import image_json
 
 
@@ -122,10 +123,6 @@ class ImageFileInline(admin.TabularInline[ImageFile, RescueImage]):
         return format_html('<code class="sha256">{}</code>', file.stored.sha256) if file.pk else ""
 
 
-#: So many of the machines that name an image its audit entries name in turn.
-_MACHINES_NAMED = 200
-
-
 class RescueImageForm(forms.ModelForm[RescueImage]):
     make_default = forms.BooleanField(
         required=False,
@@ -180,7 +177,7 @@ class RescueImageAdmin(AuditedAdmin):
         return ", ".join(f"{file.name} ({filesizeformat(file.stored.size)})" for file in image.files.all())
 
     def described(self, obj: RescueImage) -> dict[str, Any]:
-        return {**image_json(obj), "machines": [machine.name for machine in obj.machines.all()[:_MACHINES_NAMED]]}
+        return {**image_json(obj), "machines": [machine.name for machine in obj.machines.all()[:MACHINES_NAMED]]}
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

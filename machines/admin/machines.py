@@ -18,23 +18,17 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
-from machines.addresses import AddressError, normalise_mac
 from machines.admin.auditing import AuditedAdmin, actor_of
-from machines.admin.preview import PreviewForm, likely_request
-from machines.admin.switching import MAX_DIGITS, PERMISSION, RescueSwitch
-from machines.models import AllowedNetwork, MACAddress, Machine, Rescue, Sighting
+from machines.admin.preview import PreviewForm
+from machines.admin.switching import MAX_DIGITS, RescueSwitch
+from machines.models import AllowedNetwork, MACAddress, Machine, Sighting
+from machines.preview import likely_request
 from machines.timeline import machine_timeline
 from machines.wording import SHORT_STATES, STATES, reason_text
 
 
 def may_touch(request: HttpRequest, machine: Machine | None) -> bool:
-    """Whether the user may change who a machine is: while its rescue is active, that says which machine it starts."""
-    return request.user.has_perm(PERMISSION) or machine is None or machine.active_rescue() is None
-
-
-def _end_rescue(request: HttpRequest, machine: Machine) -> None:
-    if rescue := machine.active_rescue():
-        rescue.disable(actor_of(request), "machine deleted")
+    return machine is None or machine.may_be_changed_by(request.user)
 
 
 class PartOfMachineInline(admin.TabularInline[Any, Machine]):
@@ -75,13 +69,8 @@ class StateFilter(admin.SimpleListFilter):
         return [(state, SHORT_STATES[state]) for state in ("local", "armed", "booting", "up")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Machine]) -> QuerySet[Machine]:
-        now = timezone.now()
-        active = Rescue.objects.active(now)
-        if self.value() == "local":
-            return queryset.exclude(pk__in=active.values("machine"))
-        if self.value():
-            return queryset.filter(pk__in=active.standing_as(self.value() or "", now).values("machine"))
-        return queryset
+        state = self.value()
+        return queryset.filter(pk__in=Machine.objects.standing_as(state).values("pk")) if state else queryset
 
 
 class VerifiedFilter(admin.SimpleListFilter):
@@ -129,10 +118,8 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
     list_filter = (StateFilter, LastSeenFilter, VerifiedFilter, "image")
     list_per_page = 50
     show_full_result_count = False
-    search_fields = (
-        "name", "macs__address", "networks__network", "contact__ip", "contact__source", "contact__serial",
-        "contact__uuid", "identity__serial", "identity__uuid", "notes",
-    )  # fmt: skip
+    #: That there is a search; what it looks at stands in MachineQuerySet.named.
+    search_fields = ("name",)
     search_help_text = "Name, MAC address in any form, IP address, serial number or UUID."
     fieldsets = (
         (None, {"fields": ("name", "image", "identity", "notes")}),
@@ -155,7 +142,7 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Machine], search_term: str
     ) -> tuple[QuerySet[Machine], bool]:
-        return super().get_search_results(request, queryset, _as_stored(search_term))
+        return queryset.filter(pk__in=Machine.objects.named(search_term).values("pk")), False
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "identity":
@@ -210,16 +197,14 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
         return super().has_delete_permission(request, obj) and may_touch(request, obj)
 
     def delete_model(self, request: HttpRequest, obj: Machine) -> None:
-        _end_rescue(request, obj)
-        super().delete_model(request, obj)
+        obj.retire(actor_of(request))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Machine]) -> None:
         with transaction.atomic():
             for machine in queryset:
                 if not may_touch(request, machine):
                     raise PermissionDenied
-                _end_rescue(request, machine)
-            super().delete_queryset(request, queryset)
+                machine.retire(actor_of(request))
 
     def described(self, obj: Machine) -> dict[str, Any]:
         return obj.described()
@@ -283,7 +268,7 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
         """Decision, reason and script for an imagined request; changes nothing and shows no token."""
         machine = self._viewable(request, pk)
         asked = request.GET if "mac" in request.GET else None
-        likely = likely_request(machine)
+        likely = likely_request(machine)._asdict()
         form = PreviewForm(machine, asked or (likely if likely["mac"] and likely["source"] else None), initial=likely)
         answer = form.answer() if form.is_valid() else None
         context = {
@@ -305,17 +290,6 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
         if machine is None:
             raise Http404("There is no such machine.")
         return machine
-
-
-def _as_stored(term: str) -> str:
-    """MAC addresses in the form in which they are stored, however they were typed."""
-    words = []
-    for word in term.split():
-        try:
-            words.append(normalise_mac(word))
-        except AddressError:
-            words.append(word)
-    return " ".join(words)
 
 
 def _sighting(request: HttpRequest) -> Sighting | None:

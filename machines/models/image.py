@@ -9,9 +9,10 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -26,6 +27,8 @@ from machines.models.audit import Actor, AuditEntry
 #: A command line longer than this is cut by the x86 kernel (COMMAND_LINE_SIZE), less what the site appends.
 MAX_COMMAND_LINE = 1800
 MAX_CHAIN_SCRIPT = 64 * 1024
+#: So many of the machines that name an image its audit entries name in turn.
+MACHINES_NAMED = 200
 #: Folders are for systems that look for their files below an address, such as sysresccd/x86_64/airootfs.sfs.
 _FILE_NAME = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
 #: Room for what the placeholder for the files' address becomes: a site's name, a token.
@@ -152,7 +155,35 @@ class StoredFile(models.Model):
             return False
 
 
+class Upload(NamedTuple):
+    """A file for an image: what it is, its bytes, and the name of a further file."""
+
+    kind: str
+    stored: StoredFile
+    name: str = ""
+
+
 class RescueImageQuerySet(models.QuerySet["RescueImage"]):
+    def add(
+        self, values: Mapping[str, Any], uploads: Iterable[Upload], actor: Actor, *, default: bool = False
+    ) -> RescueImage:
+        """Add an image with its files and its audit entry; all or nothing.
+
+        Raises ValidationError, also for an image that could not be booted.
+        """
+        with transaction.atomic():
+            image = self.model(**values)
+            image.full_clean()
+            image.save(force_insert=True)
+            for upload in uploads:
+                image.attach_stored(*upload)
+            if problem := image.problem():
+                raise ValidationError(problem)
+            AuditEntry.objects.record("rescueimage_added", actor=actor, subject=image.name, details=image.described())
+            if default:
+                image.make_default(actor)
+        return image
+
     def default(self) -> RescueImage | None:
         return self.filter(is_default=True).first()
 
@@ -235,6 +266,69 @@ class RescueImage(models.Model):
             errors["chain_script"] = "An iPXE script begins with a line “#!ipxe”, without anything before it."
         if errors:
             raise ValidationError(errors)
+
+    def described(self) -> dict[str, Any]:
+        """The image as audit entries, the API and the command line show it; its files read at once or before."""
+        files = self.files.all()
+        if "files" not in getattr(self, "_prefetched_objects_cache", {}):
+            files = files.select_related("stored")
+        return {
+            "name": self.name,
+            "description": self.description,
+            "architecture": self.architecture,
+            "command_line": self.command_line,
+            "chain_script": self.chain_script,
+            "reports": self.reports,
+            "default": self.is_default,
+            "files": [
+                {"kind": file.kind, "name": file.name, "size": file.stored.size, "sha256": file.stored.sha256}
+                for file in files
+            ],
+        }
+
+    def revise(
+        self, values: Mapping[str, Any], uploads: Sequence[Upload], actor: Actor, *, default: bool | None = None
+    ) -> None:
+        """Change what `values` name, with the audit entry; all or nothing.
+
+        A new kernel takes the old one's place, new initrds that of all old ones, a further file that of its
+        name. Raises ValidationError, also for what would keep an image from booting that could be booted before.
+        """
+        with transaction.atomic():
+            RescueImage.objects.select_for_update().get(pk=self.pk)
+            self.refresh_from_db()
+            before, was_bad = self.described(), self.problem()
+            for name, value in values.items():
+                setattr(self, name, value)
+            self.full_clean()
+            self.save()
+            if any(upload.kind == ImageFile.Kind.INITRD for upload in uploads):
+                self.files.filter(kind=ImageFile.Kind.INITRD).delete()
+            for upload in uploads:
+                self.attach_stored(*upload)
+            problem = self.problem()
+            if problem and not was_bad:
+                raise ValidationError(problem)
+            if default:
+                self.make_default(actor)
+            elif default is False and self.is_default:
+                self.is_default = False
+                self.save(update_fields=["is_default"])
+            after = self.described()
+            changed = [name for name in after if after[name] != before[name]]
+            if changed:
+                details = {"before": {n: before[n] for n in changed}, "after": {n: after[n] for n in changed}}
+                AuditEntry.objects.record("rescueimage_changed", actor=actor, subject=self.name, details=details)
+            transaction.on_commit(StoredFile.objects.discard_unused)
+
+    def retire(self, actor: Actor) -> None:
+        """Delete the image, with its audit entry; machines that name it fall back to the default."""
+        with transaction.atomic():
+            machines = [machine.name for machine in self.machines.all()[:MACHINES_NAMED]]
+            details = {**self.described(), "machines": machines}
+            AuditEntry.objects.record("rescueimage_deleted", actor=actor, subject=self.name, details=details)
+            self.delete()
+            transaction.on_commit(StoredFile.objects.discard_unused)
 
     def make_default(self, actor: Actor) -> None:
         """Let this image be the default, and no other; nothing where it is already."""

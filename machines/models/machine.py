@@ -15,7 +15,7 @@ from django.db.models.functions import Length, Lower
 from django.utils import timezone
 from django.utils.functional import cached_property
 
-from machines.addresses import IPNetwork, parse_network
+from machines.addresses import AddressError, IPNetwork, normalise_mac, normalise_network, parse_network
 from machines.boot.decide import MachineFacts, address_objection, identity_objection
 from machines.boot.request import MAX_VALUE, BootRequest
 from machines.models.audit import Actor, AuditEntry
@@ -24,10 +24,16 @@ from machines.models.identity import IDENTITY_NAMES, IdentityField
 from machines.models.sighting import Sighting
 
 if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
+    from django.contrib.auth.models import AnonymousUser
+
     from machines.models.image import RescueImage
     from machines.models.rescue import Rescue
 
 MACHINE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+
+#: The permission to switch rescue on and off.
+ENABLE_RESCUE = "machines.enable_rescue"
 
 #: Networks that exclude nobody.
 EVERYWHERE = ("0.0.0.0/0", "::/0")
@@ -53,25 +59,13 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         `rescue_network`: the rescue system's `addresses`, `gateways` and `dns`. Raises ValidationError for a name or
         an address that is taken or none.
         """
-        own = rescue_network or {}
         with transaction.atomic():
-            machine = Machine(
-                name=name,
-                image=image,
-                identity=identity or {},
-                notes=notes,
-                static_addresses=" ".join(own.get("addresses", ())),
-                gateways=" ".join(own.get("gateways", ())),
-                dns_servers=" ".join(own.get("dns", ())),
-            )
+            machine = Machine(name=name, image=image, identity=identity or {}, notes=notes)
+            machine._take_rescue_network(rescue_network or {})
             machine.full_clean()
             machine.save(force_insert=True)
-            for mac in macs:
-                machine.add_mac(mac)
-            for network in networks:
-                allowed = AllowedNetwork(machine=machine, network=network)
-                allowed.full_clean()
-                allowed.save(force_insert=True)
+            machine._take_macs(macs)
+            machine._take_networks(networks)
             machine.adopt_sightings()
             AuditEntry.objects.record("machine_added", actor=actor, machine=machine, details=machine.described())
         return machine
@@ -96,6 +90,34 @@ class MachineQuerySet(models.QuerySet["Machine"]):
             "networks",
             models.Prefetch("rescues", Rescue.objects.unended(), to_attr="unended_rescues"),
         )
+
+    def named(self, text: str) -> MachineQuerySet:
+        """Those of which every word of `text` is part of the name, an address, what they say of themselves, or a note.
+
+        MAC addresses in any form that people write.
+        """
+        found = self
+        for word in text.split():
+            try:
+                part = normalise_mac(word)
+            except AddressError:
+                part = word
+            fields = (
+                *("name", "macs__address", "networks__network", "contact__ip", "contact__source", "contact__serial"),
+                *("contact__uuid", "identity__serial", "identity__uuid", "notes"),
+            )
+            any_of_them = Q(*((f"{field}__icontains", part) for field in fields), _connector=Q.OR)
+            found = found.filter(pk__in=Machine.objects.filter(any_of_them).order_by().values("pk"))
+        return found
+
+    def standing_as(self, state: str, now: datetime | None = None) -> MachineQuerySet:
+        """Those whose rescue stands so at `now`; `local`: those that have none."""
+        from machines.models.rescue import Rescue
+
+        active = Rescue.objects.active(now)
+        if state == "local":
+            return self.exclude(pk__in=active.values("machine"))
+        return self.filter(pk__in=active.standing_as(state, now).values("machine"))
 
     def unverified(self) -> MachineQuerySet:
         """Those of which `Machine.is_unverified` holds."""
@@ -209,6 +231,101 @@ class Machine(models.Model):
         mac.full_clean()
         mac.save(force_insert=True)
         return mac
+
+    def revise(self, values: Mapping[str, Any], actor: Actor) -> bool:
+        """Change what `values` name, with its audit entry; all or nothing. False where nothing differs.
+
+        The keys are those of `described`; an image is a RescueImage. Raises ValidationError.
+        """
+        with transaction.atomic():
+            Machine.objects.lock(self)
+            # As it is now, not as it was read.
+            self.refresh_from_db()
+            before = self.described()
+            for name in ("name", "image", "identity", "notes"):
+                setattr(self, name, values.get(name, getattr(self, name)))
+            if "rescue_network" in values:
+                self._take_rescue_network(values["rescue_network"])
+            self.full_clean()
+            self.save()
+            if "macs" in values:
+                self._take_macs(values["macs"])
+            if "allowed_networks" in values:
+                self._take_networks(values["allowed_networks"])
+            after = self.described()
+            changed = [name for name in after if after[name] != before[name]]
+            if not changed:
+                return False
+            self.adopt_sightings()
+            AuditEntry.objects.record(
+                "machine_changed",
+                actor=actor,
+                machine=self,
+                subject=self.name,
+                details={"before": {n: before[n] for n in changed}, "after": {n: after[n] for n in changed}},
+            )
+        return True
+
+    def _take_rescue_network(self, network: Mapping[str, Sequence[str]]) -> None:
+        self.static_addresses = " ".join(network.get("addresses", ()))
+        self.gateways = " ".join(network.get("gateways", ()))
+        self.dns_servers = " ".join(network.get("dns", ()))
+
+    def _take_macs(self, macs: Sequence[str]) -> None:
+        """Let the machine have these MAC addresses and no others. Raises ValidationError, all errors at once."""
+        wanted, errors = [], []
+        for text in macs:
+            try:
+                address = normalise_mac(text)
+            except AddressError as error:
+                errors.append(str(error))
+                continue
+            if address in wanted:
+                errors.append(f"{address} is listed twice.")
+            wanted.append(address)
+        if not errors:
+            self.macs.exclude(address__in=wanted).delete()
+            there = set(self.macs.values_list("address", flat=True))
+            for address in wanted:
+                if address not in there:
+                    try:
+                        self.add_mac(address)
+                    except ValidationError as error:
+                        errors += [f"{address}: {text}" for text in error.messages]
+        if errors:
+            raise ValidationError({"macs": errors})
+
+    def _take_networks(self, networks: Sequence[str]) -> None:
+        """Let the machine ask from these networks and no others. Raises ValidationError, all errors at once."""
+        wanted, errors = [], []
+        for text in networks:
+            try:
+                wanted.append(normalise_network(text))
+            except AddressError as error:
+                errors.append(str(error))
+        errors += [f"{network} is listed twice." for network in {one for one in wanted if wanted.count(one) > 1}]
+        if errors:
+            raise ValidationError({"allowed_networks": errors})
+        self.networks.exclude(network__in=wanted).delete()
+        there = set(self.networks.values_list("network", flat=True))
+        AllowedNetwork.objects.bulk_create(
+            AllowedNetwork(machine=self, network=network) for network in wanted if network not in there
+        )
+
+    def retire(self, actor: Actor) -> None:
+        """Delete the machine, after ending its rescue, with audit entries for both."""
+        with transaction.atomic():
+            Machine.objects.lock(self)
+            if rescue := self.rescues.active().first():
+                rescue.disable(actor, "machine deleted")
+            AuditEntry.objects.record(
+                "machine_deleted", actor=actor, machine=self, subject=self.name, details=self.described()
+            )
+            self.delete()
+
+    def may_be_changed_by(self, user: AbstractBaseUser | AnonymousUser) -> bool:
+        """Whether the user may change who this machine is: while its rescue is active, that says what it starts."""
+        return user.has_perm(ENABLE_RESCUE) or self.active_rescue() is None  # type: ignore[union-attr]
 
     def adopt_sightings(self) -> None:
         """Drop the sightings of this machine's MAC addresses: they are known now."""

@@ -44,8 +44,9 @@ def add_errors(result: dict[str, Any], generator: Any, request: Any, public: boo
         for method, operation in operations.items():
             possible = {"401", "403"} | ({"404"} if "{" in path else set())
             asks = any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
-            possible |= {"400"} if asks or method == "post" else set()
+            possible |= {"400"} if asks or method in {"post", "put", "patch"} else set()
             possible |= {"409"} if path.endswith(("/cancel/", "/retry/")) else set()
+            possible |= {"409"} if path.endswith("/rescue/") and method in {"post", "delete"} else set()
             for code in sorted(possible):
                 name, text = _ERRORS[code]
                 schema = {"$ref": f"#/components/schemas/{name}"}

@@ -4,14 +4,16 @@ from django.contrib.auth.decorators import login_required
 from django.urls import path, re_path
 from rest_framework.routers import SimpleRouter
 
+from machines.api import register as register_machines
 from rescuesite.api import schema
 from rescuesite.api.views import DocsView, NothingHereView, RootView, SchemaView
-from roms.api import register
+from roms.api import register as register_roms
 
 __all__ = ["schema", "urlpatterns"]
 
 router = SimpleRouter()
-register(router)
+register_machines(router)
+register_roms(router)
 
 urlpatterns = [
     path("", RootView.as_view(), name="api-root"),

@@ -19,7 +19,10 @@ from machines.boot.http import source_of
 from machines.models import Actor
 
 #: The resources' lists, by the names that their routes have.
-LISTS = ("rom-builds", "flash-jobs", "cards", "stations", "installed-roms")
+LISTS = (
+    *("machines", "images", "rescues", "audit", "sightings"),
+    *("rom-builds", "flash-jobs", "cards", "stations", "installed-roms"),
+)
 
 
 def actor_of(request: Request) -> Actor:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from django.db.models import Exists, Model, OuterRef, QuerySet
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
-from django_filters.rest_framework import DjangoFilterBackend  # type: ignore[import-untyped]
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework import status
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound, ValidationError
-from rest_framework.filters import OrderingFilter
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -22,6 +20,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from machines.models import StoredFile
 from rescuesite.api.exceptions import ConflictError
+from rescuesite.api.lists import FilteredLists
 from rescuesite.api.views import NotStored, actor_of
 from roms.api import filters, serializers
 from roms.downloads import padded
@@ -45,19 +44,11 @@ _LOG = extend_schema(
 _FILE = OpenApiResponse(OpenApiTypes.BINARY)
 
 
-class NewestFirst(OrderingFilter):
-    """`?ordering=…`; those that are alike stay in one order, so that no row is on two pages."""
-
-    def get_ordering(self, request: Request, queryset: Any, view: Any) -> list[str]:
-        chosen = super().get_ordering(request, queryset, view)
-        return [*(chosen or ["-created_at"]), "-pk"]
-
-
-class JobViewSet(NotStored, ListModelMixin, RetrieveModelMixin, GenericViewSet[J]):
+class JobViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, GenericViewSet[J]):
     """What builds and flash jobs do alike."""
 
     lookup_value_regex = "[0-9]+"
-    filter_backends = [DjangoFilterBackend, NewestFirst]
+    ordering = ["-created_at"]
     ordering_fields = ["id", "created_at", "started_at", "finished_at"]
 
     @_LOG
@@ -206,7 +197,7 @@ class FlashJobViewSet(JobViewSet[FlashJob]):
         return _download(job.backup, f"chip-{job.card.target}-{job.pk}.bin")
 
 
-class ReadOnlyViewSet(NotStored, ListModelMixin, RetrieveModelMixin, GenericViewSet[M]):
+class ReadOnlyViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, GenericViewSet[M]):
     """What is only read here; the admin changes it."""
 
 
@@ -251,7 +242,8 @@ class InstalledROMViewSet(ReadOnlyViewSet[InstalledROM]):
 
     def get_queryset(self) -> QuerySet[InstalledROM]:
         outdated = InstalledROM.objects.outdated().filter(pk=OuterRef("pk"))
-        return super().get_queryset().annotate(is_outdated=Exists(outdated))
+        installed: QuerySet[InstalledROM] = super().get_queryset()
+        return installed.annotate(is_outdated=Exists(outdated))
 
 
 def _log_chunks(job: Job, start: int, end: int) -> Iterator[str]:

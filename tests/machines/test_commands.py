@@ -89,7 +89,7 @@ def test_machine_add_may_be_done_in_a_users_name(ada: User) -> None:
         (["web02", "--mac", MAC.upper()], "This MAC address belongs to a machine already."),
         (["web02", "--mac", "nonsense"], "is not a MAC address"),
         (["web02", "--mac", "ff:ff:ff:ff:ff:ff"], "single network card"),
-        (["web02", "--mac", "52:54:00:00:00:01", "--mac", "525400000001"], "belongs to a machine already"),
+        (["web02", "--mac", "52:54:00:00:00:01", "--mac", "525400000001"], "52:54:00:00:00:01 is listed twice"),
         (["web02", "--mac", "52:54:00:00:00:01", "--network", "192.0.2.1/24"], "did you mean 192.0.2.0/24"),
         (["web02", "--mac", "52:54:00:00:00:01", "--network", "here"], "neither an address nor a network"),
         (["web02", "--mac", "52:54:00:00:00:01", "--identity", "serial"], "write it like serial=CZ1234"),

@@ -156,6 +156,10 @@ def test_a_view_that_names_no_permission_is_nobodys(
     assert admin_client.get("/api/cards/").status_code == 403
 
 
+def test_a_lists_parameters_are_not_asked_of_a_single_one(admin_client: Client, build: Build) -> None:
+    assert admin_client.get(f"{BUILDS}{build.pk}/", {"state": "failed"}).status_code == 200
+
+
 def test_a_session_that_changes_something_needs_its_csrf_token(admin_user: User, card: Card) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(admin_user)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import transaction
 
 from machines.management.terminal import TerminalCommand, actor_named, add_json_option, image_named, table
-from machines.models import AuditEntry, ImageFile, RescueImage, StoredFile
+from machines.models import ImageFile, RescueImage, StoredFile
+from machines.models.image import Upload
 from machines.representation import image_json
 
 
@@ -45,33 +45,16 @@ class Command(TerminalCommand):
             add_json_option(parser)
 
     def add(self, **options: Any) -> None:
-        image = RescueImage(
-            name=options["name"],
-            description=options["description"],
-            architecture=options["architecture"],
-            command_line=options["command_line"],
-            chain_script=_text(options["chain_script"]),
-            reports=options["reports"],
-        )
-        image.full_clean()
-        uploads = [(ImageFile.Kind.INITRD, path, "") for path in options["initrd"]]
-        uploads += [(ImageFile.Kind.FILE, path, name) for name, path in options["file"]]
-        if options["kernel"]:
-            uploads.insert(0, (ImageFile.Kind.KERNEL, options["kernel"], ""))
+        names = ("name", "description", "architecture", "command_line", "reports")
+        values = {name: options[name] for name in names} | {"chain_script": _text(options["chain_script"])}
+        # Before the files are read, which takes its time.
+        RescueImage(**values).full_clean()
         for name, _ in options["file"]:
             ImageFile.check_name(ImageFile.Kind.FILE, name)
-        # Before the transaction, which would keep others waiting.
-        stored = [(kind, _store(path), name) for kind, path, name in uploads]
-        with transaction.atomic():
-            image.save(force_insert=True)
-            for kind, file, name in stored:
-                image.attach_stored(kind, file, name)
-            if problem := image.problem():
-                raise CommandError(problem)
-            actor = actor_named(options["by"])
-            AuditEntry.objects.record("rescueimage_added", actor=actor, subject=image.name, details=image_json(image))
-            if options["default"]:
-                image.make_default(actor)
+        uploads = [Upload(ImageFile.Kind.KERNEL, _store(options["kernel"]))] if options["kernel"] else []
+        uploads += [Upload(ImageFile.Kind.INITRD, _store(path)) for path in options["initrd"]]
+        uploads += [Upload(ImageFile.Kind.FILE, _store(path), name) for name, path in options["file"]]
+        image = RescueImage.objects.add(values, uploads, actor_named(options["by"]), default=options["default"])
         self.show(image_json(image), f"Image {image.name} added.", options)
 
     def list(self, **options: Any) -> None:

@@ -1,0 +1,102 @@
+"""By what lists can be filtered."""
+
+# django-filter has no types.
+# mypy: disable-error-code="import-untyped, misc, no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import django_filters
+from rest_framework.exceptions import ValidationError
+
+from machines.addresses import AddressError, normalise_mac
+from machines.models import AuditEntry, Machine, Rescue, RescueImage, Sighting
+
+
+class MACFilter(django_filters.CharFilter):
+    """A MAC address, in any form that people write."""
+
+    def filter(self, qs: Any, value: str) -> Any:
+        if not value:
+            return qs
+        try:
+            return super().filter(qs, normalise_mac(value))
+        except AddressError as error:
+            raise ValidationError({"mac": [str(error)]}) from error
+
+
+class MachineFilter(django_filters.FilterSet):
+    q = django_filters.CharFilter(method="named", label="Part of a name, MAC, address, serial, UUID or note.")
+    mac = MACFilter(field_name="macs__address")
+    state = django_filters.ChoiceFilter(
+        choices=[(state, state) for state in ("local", "armed", "booting", "up")], method="in_state"
+    )
+    image = django_filters.CharFilter(field_name="image__name", label="The image that it names.")
+    unverified = django_filters.BooleanFilter(method="is_unverified")
+
+    class Meta:
+        model = Machine
+        fields: list[str] = []
+
+    def named(self, queryset: Any, name: str, text: str) -> Any:
+        return queryset.named(text)
+
+    def in_state(self, queryset: Any, name: str, state: str) -> Any:
+        return queryset.standing_as(state)
+
+    def is_unverified(self, queryset: Any, name: str, wanted: bool) -> Any:
+        unverified = Machine.objects.unverified().values("pk")
+        return queryset.filter(pk__in=unverified) if wanted else queryset.exclude(pk__in=unverified)
+
+
+class ImageFilter(django_filters.FilterSet):
+    default = django_filters.BooleanFilter(field_name="is_default")
+    architecture = django_filters.ChoiceFilter(choices=RescueImage.Architecture.choices)
+    reports = django_filters.BooleanFilter()
+
+    class Meta:
+        model = RescueImage
+        fields: list[str] = []
+
+
+class RescueFilter(django_filters.FilterSet):
+    machine = django_filters.CharFilter(field_name="machine__name", lookup_expr="iexact")
+    state = django_filters.ChoiceFilter(choices=Rescue.State.choices, method="in_state")
+    lifetime = django_filters.ChoiceFilter(choices=Rescue.Lifetime.choices)
+    image = django_filters.CharFilter(field_name="image_name")
+    enabled_by = django_filters.CharFilter(field_name="enabled_by_name")
+    since = django_filters.IsoDateTimeFilter(field_name="enabled_at", lookup_expr="gte", label="Enabled then or later.")
+    until = django_filters.IsoDateTimeFilter(field_name="enabled_at", lookup_expr="lt", label="Enabled before.")
+
+    class Meta:
+        model = Rescue
+        fields: list[str] = []
+
+    def in_state(self, queryset: Any, name: str, state: str) -> Any:
+        # As the JSON has it: what time has ended is ended, whatever is stored.
+        return queryset.standing_as(state)
+
+
+class AuditFilter(django_filters.FilterSet):
+    machine = django_filters.CharFilter(lookup_expr="iexact")
+    mac = MACFilter()
+    action = django_filters.CharFilter()
+    actor = django_filters.CharFilter()
+    outcome = django_filters.CharFilter()
+    since = django_filters.IsoDateTimeFilter(field_name="at", lookup_expr="gte", label="Then or later.")
+    until = django_filters.IsoDateTimeFilter(field_name="at", lookup_expr="lt", label="Before.")
+
+    class Meta:
+        model = AuditEntry
+        fields: list[str] = []
+
+
+class SightingFilter(django_filters.FilterSet):
+    mac = MACFilter()
+    ignored = django_filters.BooleanFilter()
+    since = django_filters.IsoDateTimeFilter(field_name="last_seen_at", lookup_expr="gte", label="Seen then or later.")
+
+    class Meta:
+        model = Sighting
+        fields: list[str] = []

@@ -1,0 +1,90 @@
+"""Rescue images, and the upload of their files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import status
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
+from rest_framework.parsers import MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.reverse import reverse
+from rest_framework.viewsets import GenericViewSet
+
+from machines.api import filters, serializers
+from machines.models import RescueImage
+from rescuesite.api.lists import FilteredLists
+from rescuesite.api.negotiation import BoundedJSONParser
+from rescuesite.api.views import NotStored, actor_of
+
+_BODY = {
+    "multipart/form-data": serializers.ImageOrderSerializer,
+    "application/json": serializers.ImageOrderSerializer,
+}
+_CHANGES = {
+    "multipart/form-data": serializers.ImageOrderSerializer(partial=True),
+    "application/json": serializers.ImageOrderSerializer(partial=True),
+}
+
+
+@extend_schema_view(
+    list=extend_schema(summary="Rescue images"), retrieve=extend_schema(summary="One rescue image", filters=False)
+)
+@extend_schema(tags=["images"])
+class ImageViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, GenericViewSet[RescueImage]):
+    """Small systems to boot: a kernel with its initrds and command line, or an iPXE script to chain."""
+
+    queryset = RescueImage.objects.all()
+    serializer_class = serializers.ImageSerializer
+    filterset_class = filters.ImageFilter
+    parser_classes = [BoundedJSONParser, MultiPartParser]
+    ordering = ["name"]
+    ordering_fields = ["name", "created_at"]
+    lookup_field = "name"
+    lookup_value_regex = "[A-Za-z0-9][A-Za-z0-9._-]*"
+    permissions = {
+        "GET": "machines.view_rescueimage",
+        "POST": "machines.add_rescueimage",
+        "PATCH": "machines.change_rescueimage",
+        "DELETE": "machines.delete_rescueimage",
+    }
+
+    def get_queryset(self) -> QuerySet[RescueImage]:
+        images = super().get_queryset()
+        return images.prefetch_related("files__stored") if self.action in {"list", "retrieve"} else images
+
+    @extend_schema(summary="Add an image", request=_BODY, responses={201: serializers.ImageSerializer})
+    def create(self, request: Request) -> Response:
+        order = serializers.ImageOrderSerializer(data=request.data)
+        order.is_valid(raise_exception=True)
+        # Before the database is told, which would keep others waiting.
+        values: dict[str, Any] = order.values()
+        RescueImage(**values).full_clean()
+        default = order.validated_data.get("default", False)
+        image = RescueImage.objects.add(values, order.uploads(), actor_of(request), default=default)
+        where = reverse("images-detail", args=[image.name], request=request)
+        return Response(self.get_serializer(image).data, status.HTTP_201_CREATED, headers={"Location": where})
+
+    @extend_schema(
+        summary="Change what is named",
+        description="A new kernel takes the old one's place, new initrds that of all old ones, a further file that of "
+        "its name.",
+        request=_CHANGES,
+    )
+    def partial_update(self, request: Request, name: str) -> Response:
+        image = self.get_object()
+        order = serializers.ImageOrderSerializer(data=request.data, partial=True)
+        order.is_valid(raise_exception=True)
+        default = order.validated_data.get("default")
+        image.revise(order.values(), order.uploads(), actor_of(request), default=default)
+        return Response(self.get_serializer(image).data)
+
+    @extend_schema(
+        summary="Delete an image", description="Machines that name it fall back to the default.", responses={204: None}
+    )
+    def destroy(self, request: Request, name: str) -> Response:
+        self.get_object().retire(actor_of(request))
+        return Response(status=status.HTTP_204_NO_CONTENT)
