@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 RUN_PACKAGES := python3-venv
 TEST_PACKAGES := $(RUN_PACKAGES) qemu-system-x86 ovmf ipxe-qemu seabios grub-common grub-efi-amd64-bin \
 	busybox-static cpio openssl postgresql nginx-light chromium fonts-dejavu-core \
-	mmdebstrap squashfs-tools openssh-client e2fsprogs curl wget \
+	mmdebstrap squashfs-tools openssh-client e2fsprogs curl jq wget \
 	git gcc make perl liblzma-dev flashrom
 
 .PHONY: run test test-fast bench lint setup setup-test screenshots clean
@@ -24,7 +24,7 @@ test: setup-test
 	@echo "== unit tests, PostgreSQL"
 	$(PYTHON) -m tests.with_postgres $(PYTEST) -n 2 -m "not e2e"
 	@echo "== end to end: real boots, browser, gunicorn, nginx"
-	$(PYTEST) -n 2 --dist loadgroup -m e2e --durations 12
+	$(PYTEST) -n 2 --dist loadfile -m e2e --durations 12
 
 test-fast: $(VENV)/.dev
 	$(PYTEST) -n 2 -m "not e2e"

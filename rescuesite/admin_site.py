@@ -13,6 +13,12 @@ class RescueAdminSite(admin.AdminSite):
     site_title = "Rescue"
     index_title = "How things stand"
 
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        from rescuesite.login import LoginForm
+
+        self.login_form = LoginForm
+        return super().login(request, extra_context)
+
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """Django's own, with an audit entry."""
         from machines.admin.auditing import actor_of

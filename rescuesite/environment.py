@@ -79,6 +79,14 @@ def flag(name: str) -> bool:
     raise ImproperlyConfigured(f"{name} is “{value}”; expected 1 or 0.")
 
 
+def api_rate() -> str:
+    """RESCUESITE_API_RATE, requests a minute, as DRF writes rates."""
+    value = os.environ.get("RESCUESITE_API_RATE") or "1200"
+    if value.isascii() and value.isdigit() and int(value[:9]) > 0:
+        return f"{value[:9]}/min"
+    raise ImproperlyConfigured(f"RESCUESITE_API_RATE is “{value}”; expected a number of requests a minute.")
+
+
 def time_zone(name: str) -> str:
     """A time zone's name; UTC where none is given. Raises ImproperlyConfigured for one that this host does not know."""
     value = os.environ.get(name) or "UTC"

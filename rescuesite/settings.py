@@ -144,6 +144,8 @@ REST_FRAMEWORK = {
     "DEFAULT_PAGINATION_CLASS": "rescuesite.api.pagination.Pages",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_THROTTLE_CLASSES": ["rescuesite.api.throttling.TokenThrottle"],
+    "DEFAULT_THROTTLE_RATES": {"token": environment.api_rate()},
     "EXCEPTION_HANDLER": "rescuesite.api.errors.handle",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }

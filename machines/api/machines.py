@@ -144,7 +144,7 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
     @extend_schema(
         summary="Disable rescue: the next power-on boots the disk",
         request=serializers.DisableSerializer,
-        responses=serializers.RescueSerializer,
+        responses={200: serializers.RescueSerializer},
     )
     @rescue.mapping.delete
     def disable(self, request: Request, name: str) -> Response:

@@ -3,6 +3,7 @@
 from machines.models.api_token import APIToken
 from machines.models.audit import Actor, AuditEntry
 from machines.models.image import ImageFile, RescueImage, StoredFile
+from machines.models.login_failure import LoginFailure
 from machines.models.machine import AllowedNetwork, LastContact, MACAddress, Machine
 from machines.models.rescue import Rescue, RescueFile
 from machines.models.sighting import Sighting
@@ -15,6 +16,7 @@ __all__ = [
     "AuditEntry",
     "ImageFile",
     "LastContact",
+    "LoginFailure",
     "MACAddress",
     "Machine",
     "Rescue",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from django.contrib.auth.models import User
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
-from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.exceptions import AuthenticationFailed, Throttled
 from rest_framework.request import Request
 
-from machines.models import APIToken
+from machines.boot.http import source_of
+from machines.models import APIToken, LoginFailure
 
 _KEYWORDS = {b"token", b"bearer"}
 
@@ -23,10 +24,22 @@ class TokenAuthentication(BaseAuthentication):
             raise AuthenticationFailed("Write the header like “Authorization: Token rs_…”.")
         token = APIToken.objects.find(rest[0].decode("latin-1"))
         if token is None:
+            self._count_failure(request)
             # One answer for all that does not work: nobody learns from it which tokens were once good.
             raise AuthenticationFailed("This token does not work: it is not known, has expired, or was deleted.")
         token.note_use()
         return token.user, token
+
+    @staticmethod
+    def _count_failure(request: Request) -> None:
+        """Raises Throttled once too many have failed. A token that works always does: nobody guesses one.
+
+        So a program that was forgotten with an old token locks nobody out who shares its address.
+        """
+        source = source_of(request._request)
+        if wait := LoginFailure.objects.wait(source):
+            raise Throttled(wait.total_seconds(), "Too many log-ins from this address failed.")
+        LoginFailure.objects.note(source)
 
     def authenticate_header(self, request: Request) -> str:
         return 'Token realm="api"'

@@ -34,6 +34,7 @@ _ERRORS = {
     "403": ("Error", "The user lacks the permission."),
     "404": ("Error", "There is no such thing."),
     "409": ("Error", "This is not possible as things stand."),
+    "429": ("Error", "Too many requests; `Retry-After` says how many seconds to wait."),
 }
 
 
@@ -42,8 +43,8 @@ def add_errors(result: dict[str, Any], generator: Any, request: Any, public: boo
     result["components"]["schemas"] |= {"Error": _DETAIL, "InvalidRequest": _INVALID}
     for path, operations in result["paths"].items():
         for method, operation in operations.items():
-            possible = {"401", "403"} | ({"404"} if "{" in path else set())
-            asks = any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
+            asks = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "query"}
+            possible = {"401", "403", "429"} | ({"404"} if "{" in path or "page" in asks else set())
             possible |= {"400"} if asks or method in {"post", "put", "patch"} else set()
             possible |= {"409"} if path.endswith(("/cancel/", "/retry/")) else set()
             possible |= {"409"} if path.endswith("/rescue/") and method in {"post", "delete"} else set()

@@ -16,9 +16,6 @@ from tests.e2e.vm import MAC, VirtualServer, ask_at
 
 pytestmark = pytest.mark.e2e
 
-#: One boot serves several tests; `--dist loadgroup` keeps them on one worker.
-on_one_boot = pytest.mark.xdist_group("rescued")
-
 REPORTED = "RESCUE-REPORTED"
 
 
@@ -45,14 +42,12 @@ def rescued(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 Rescued = tuple[VirtualServer, Site]
 
 
-@on_one_boot
 def test_a_machine_with_rescue_enabled_boots_the_rescue_kernel(rescued: Rescued) -> None:
     server, _ = rescued
     assert re.search(r"RESCUE-KERNEL 6\.", server.text)
     assert guest.DISK_MARKER not in server.text
 
 
-@on_one_boot
 def test_the_rescue_kernel_gets_the_command_line_with_the_card_and_the_initrds(rescued: Rescued) -> None:
     server, _ = rescued
     expected = f"console=ttyS0 quiet BOOTIF=01-{MAC.replace(':', '-')} initrd=initrd initrd=rescue.cpio"
@@ -61,32 +56,27 @@ def test_the_rescue_kernel_gets_the_command_line_with_the_card_and_the_initrds(r
     assert found.group(1) == expected
 
 
-@on_one_boot
 def test_the_rescue_system_has_the_keys_of_those_who_may_log_in(rescued: Rescued) -> None:
     server, _ = rescued
     assert f"RESCUE-KEYS {KEY}\r\nRESCUE-KEYS-MODE" in server.text.replace("\r\r", "\r")
 
 
-@on_one_boot
 def test_the_keys_file_is_for_root_alone(rescued: Rescued) -> None:
     server, _ = rescued
     assert "RESCUE-KEYS-MODE 600 0 700" in server.text
 
 
-@on_one_boot
 def test_the_rescue_system_knows_why_it_runs(rescued: Rescued) -> None:
     server, _ = rescued
     assert "RESCUE-REASON disk full; see ticket" in server.text
 
 
-@on_one_boot
 def test_a_rescue_system_that_reports_is_up_with_its_address(rescued: Rescued) -> None:
     _, site = rescued
     rescue = site.rescue()
     assert (rescue["state"], rescue["address"]) == ("up", "10.0.2.15")
 
 
-@on_one_boot
 def test_the_audit_log_tells_the_boot_in_order(rescued: Rescued) -> None:
     _, site = rescued
     entries = site.rows("SELECT action, subject, count FROM machines_auditentry WHERE rescue_pk NOT NULL ORDER BY id")

@@ -30,7 +30,6 @@ SOURCE = os.environ.get("RESCUESITE_IPXE_SOURCE", "")
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not SOURCE, reason="RESCUESITE_IPXE_SOURCE points to no source tree of iPXE"),
-    pytest.mark.xdist_group("ipxe_real_tree"),
     # A first build compiles 900 files, and for UEFI 900 others.
     pytest.mark.timeout(2400),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import guest
-from tests.e2e.site import Site, free_port
+from tests.e2e.site import ROOT, Site, free_port
 from tests.e2e.vm import GATEWAY, VirtualServer, ask_at
 
-# One worker builds the image, once, and these tests go on from each other.
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("rescue_system")]
+# One worker builds the image, once, and these tests go on from each other: `--dist loadfile` keeps them together.
+pytestmark = pytest.mark.e2e
 
+README = (ROOT / "README.md").read_text()
 UEFI_MAC = "52:54:00:00:00:ef"
 #: What the second machine has instead of DHCP, and QEMU's name server.
 STATIC, NAME_SERVER = "10.0.2.99", "10.0.2.3"
@@ -283,6 +285,41 @@ def test_a_change_made_with_rescue_mount_is_on_the_disk_after_rescue_done_and_th
     volume = f"{rescued.disk}?offset={VOLUME_AT}"
     read = subprocess.run(["debugfs", "-R", "cat /etc/state", volume], capture_output=True, text=True, check=True)
     assert read.stdout.strip() == "mended"
+
+
+def test_readmes_example_for_programs_enables_waits_and_logs_in(
+    rescued: Rescued, site: Site, keys: Path, tmp_path: Path
+) -> None:
+    token = site.shell(
+        "from django.contrib.auth.models import User\nfrom machines.models import APIToken\n"
+        "print(APIToken.objects.make(User.objects.get(), 'readme')[1])"
+    ).split()[-1]
+    [example] = re.findall(r"^```sh\n(export SITE=.*?)^```", README, re.MULTILINE | re.DOTALL)
+    example = example.replace("http://127.0.0.1:8000", site.url).replace("rs_…", token)
+    if site.rescue()["state"] != "ended":
+        site.manage("rescue", "disable", "web01")
+    disk, port = guest.disk_image(tmp_path / "disk"), free_port()
+    # The guest's network ends in QEMU: its address leads to a port of this host.
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    here = f"-o HostName=127.0.0.1 -o Port={port} -o HostKeyAlias=10.0.2.15 -o StrictHostKeyChecking=yes"
+    (programs / "ssh").write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F none -i {keys / "alice"} {here} "$@"\n')
+    (programs / "ssh").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    with subprocess.Popen(
+        ["bash", "-e", "-c", example], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        said = ""
+        while '"armed"' not in said:
+            character = process.stdout.read(1)
+            assert character, said
+            said += character
+        with VirtualServer(disk, boot_file=ask_at(site.port), memory=MEMORY, ssh_port=port):
+            said, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, said
+    assert "RAID lost a disk" in said
+    assert json.loads((tmp_path / "rescue.json").read_text())["state"] == "up"
 
 
 def test_the_same_image_comes_up_on_uefi_with_its_own_address_and_opens_to_the_password_that_was_made(

@@ -18,7 +18,6 @@ SOURCE = os.environ.get("RESCUESITE_IPXE_SOURCE", "")
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not SOURCE, reason="RESCUESITE_IPXE_SOURCE points to no source tree of iPXE"),
-    pytest.mark.xdist_group("rom_whole_way"),
     # A first build compiles 900 files.
     pytest.mark.timeout(1200),
 ]
