@@ -4,9 +4,15 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from bench import answers, boots, rescue_system, roms
+from bench import answers, boots, imports, rescue_system, roms
 
-MEASUREMENTS = {"answers": answers.run, "boots": boots.run, "rescue_system": rescue_system.run, "roms": roms.run}
+MEASUREMENTS = {
+    "answers": answers.run,
+    "boots": boots.run,
+    "rescue_system": rescue_system.run,
+    "roms": roms.run,
+    "imports": imports.run,
+}
 
 
 def main() -> None:

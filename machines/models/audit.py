@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Never
@@ -53,6 +53,21 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         entry = self._entry(action, actor=actor, machine=machine, rescue=rescue, at=at, **fields)
         entry.save(force_insert=True)
         return entry
+
+    def record_many(
+        self, entries: Iterable[tuple[str, Machine, Mapping[str, Any]]], *, actor: Actor, **fields: Any
+    ) -> None:
+        """Add an entry for each action, machine and details; in batches."""
+        now = timezone.now()
+        self.bulk_create(
+            [
+                self._entry(
+                    action, actor=actor, machine=machine, at=now, subject=machine.name, details=details, **fields
+                )
+                for action, machine, details in entries
+            ],
+            batch_size=500,
+        )
 
     def record_answer(self, action: str, *, machine: Machine, at: datetime, **fields: Any) -> None:
         """Count an answer to a machine: like ones within a minute share an entry, and a day's entries are bounded.

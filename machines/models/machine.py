@@ -110,6 +110,10 @@ class MachineQuerySet(models.QuerySet["Machine"]):
             found = found.filter(pk__in=Machine.objects.filter(any_of_them).order_by().values("pk"))
         return found
 
+    def named_exactly(self, names: Sequence[str]) -> MachineQuerySet:
+        """Those of these names, which are in lower case."""
+        return self.alias(lower_name=Lower("name")).filter(lower_name__in=names)
+
     def standing_as(self, state: str, now: datetime | None = None) -> MachineQuerySet:
         """Those whose rescue stands so at `now`; `local`: those that have none."""
         from machines.models.rescue import Rescue

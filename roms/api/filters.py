@@ -8,8 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 import django_filters
+from django import forms
 
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Profile, Target
+
+
+class NumberOfJobFilter(django_filters.Filter):
+    """By the number of a job; larger ones than a database can hold are said to be wrong."""
+
+    field_class = forms.IntegerField
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, min_value=0, max_value=2**63 - 1, **kwargs)
 
 
 class JobFilter(django_filters.FilterSet):
@@ -38,7 +48,7 @@ class FlashJobFilter(JobFilter):
     action = django_filters.ChoiceFilter(choices=FlashKind.choices)
     station = django_filters.CharFilter(field_name="station__name")
     machine = django_filters.CharFilter(field_name="machine_name", lookup_expr="iexact")
-    build = django_filters.NumberFilter(field_name="build_id")
+    build = NumberOfJobFilter(field_name="build_id")
 
     class Meta:
         model = FlashJob
@@ -65,7 +75,7 @@ class CardFilter(django_filters.FilterSet):
 class InstalledROMFilter(django_filters.FilterSet):
     machine = django_filters.CharFilter(field_name="machine__name", lookup_expr="iexact")
     card = django_filters.CharFilter(field_name="card__slug")
-    build = django_filters.NumberFilter(field_name="build_id")
+    build = NumberOfJobFilter(field_name="build_id")
     outdated = django_filters.BooleanFilter(
         field_name="is_outdated", label="Whether a later build for such a card embeds another script."
     )

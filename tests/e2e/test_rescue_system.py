@@ -162,6 +162,11 @@ def test_the_serial_console_shows_the_message_too(rescued: Rescued) -> None:
     rescued.server.wait_for(re.escape(REASON))
 
 
+def test_a_network_driver_has_what_it_needs_of_parts_that_were_left_out(rescued: Rescued) -> None:
+    assert "/mtd.ko" in rescued.run("modprobe --show-depends sfc")
+    assert rescued.ssh("modprobe --show-depends snd").returncode != 0
+
+
 def test_the_small_profile_leaves_half_of_its_memory_free(rescued: Rescued) -> None:
     total, available = (int(n) for n in rescued.run("free -m | awk '/Mem/ { print $2, $7 }'").split())
     assert total < MEMORY

@@ -1,0 +1,237 @@
+"""What taking over a file would do, and doing it: all of it, or nothing.
+
+Few statements, whatever the number of rows: everything there is is read once, and written in batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+
+from machines.addresses import AddressError, normalise_mac, normalise_network
+from machines.bulk.reading import BulkError, Problem, Row
+from machines.models import Actor, AllowedNetwork, AuditEntry, MACAddress, Machine, RescueImage, Sighting
+from machines.models.identity import check_identity
+
+_BATCH = 500
+#: A machine of which nothing is said; as `Machine.described`.
+_NEW: dict[str, Any] = {
+    "name": "",
+    "macs": [],
+    "allowed_networks": [],
+    "image": None,
+    "identity": {},
+    "rescue_network": {"addresses": [], "gateways": [], "dns": []},
+    "notes": "",
+}
+#: Columns that are parts of an identity.
+_IDENTITY = ("uuid", "serial")
+
+
+@dataclass
+class Change:
+    """One machine as it is, if it is there, and as it shall be."""
+
+    row: Row
+    machine: Machine
+    before: dict[str, Any] | None
+    after: dict[str, Any]
+
+    @property
+    def is_new(self) -> bool:
+        return self.before is None
+
+    @property
+    def differing(self) -> list[str]:
+        """The names of what changes."""
+        return [name for name in self.after if self.before is None or self.after[name] != self.before[name]]
+
+
+@dataclass
+class Plan:
+    """What would be done."""
+
+    added: list[Change] = field(default_factory=list)
+    changed: list[Change] = field(default_factory=list)
+    unchanged: int = 0
+
+    def __str__(self) -> str:
+        return f"{len(self.added)} to add, {len(self.changed)} to change, {self.unchanged} as they are"
+
+
+def plan(rows: Sequence[Row]) -> Plan:
+    """Compare rows with what there is; changes nothing. Raises BulkError with all that is wrong."""
+    return _Planner(rows).plan()
+
+
+def take_over(rows: Sequence[Row], actor: Actor) -> Plan:
+    """Do what `plan` tells, with an audit entry for each machine. Raises BulkError; then nothing was changed."""
+    try:
+        with transaction.atomic():
+            names = [row.values["name"].lower() for row in rows]
+            for start in range(0, len(names), _BATCH):
+                # Nobody else changes them meanwhile.
+                part = Machine.objects.named_exactly(names[start : start + _BATCH])
+                list(part.select_for_update(no_key=True, of=("self",)).order_by("pk").values_list("pk"))
+            planned = plan(rows)
+            _write(planned, actor)
+    except IntegrityError as error:
+        raise BulkError([Problem(1, "Somebody else changed these machines meanwhile. Try again.")]) from error
+    return planned
+
+
+class _Planner:
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        self.problems: list[Problem] = []
+        self.there = {machine.name.lower(): machine for machine in _machines()}
+        self.images = {image.name: image for image in RescueImage.objects.all()}
+        self.owners = {mac.address: machine for machine in self.there.values() for mac in machine.macs.all()}
+
+    def plan(self) -> Plan:
+        seen: dict[str, int] = {}
+        changes = []
+        for row in self.rows:
+            name = row.values.get("name", "")
+            if first := seen.get(name.lower()):
+                self._wrong(row, f"“{name}” is in line {first} already.")
+                continue
+            seen[name.lower()] = row.line
+            changes.append(self._change(row, name))
+        self._check_macs(changes)
+        if self.problems:
+            raise BulkError(self.problems)
+        planned = Plan()
+        for change in changes:
+            if change.is_new:
+                planned.added.append(change)
+            elif change.differing:
+                planned.changed.append(change)
+            else:
+                planned.unchanged += 1
+        return planned
+
+    def _change(self, row: Row, name: str) -> Change:
+        machine = self.there.get(name.lower())
+        before = machine.described() if machine else None
+        after = dict(before or _NEW)
+        after["name"] = name
+        after |= self._addresses(row, "macs", "macs", normalise_mac)
+        after |= self._addresses(row, "networks", "allowed_networks", normalise_network)
+        after |= {"notes": row.values["notes"]} if "notes" in row.values else {}
+        if "image" in row.values:
+            after["image"] = row.values["image"] or None
+            if after["image"] and after["image"] not in self.images:
+                self._wrong(row, f"There is no image “{after['image']}”.")
+        identity = dict(after["identity"])
+        for column in _IDENTITY:
+            if value := row.values.get(column):
+                identity[column] = value
+            elif column in row.values:
+                identity.pop(column, None)
+        after["identity"] = identity
+        made = machine or Machine()
+        self._check(row, Machine(name=name, identity=identity, notes=after["notes"]))
+        return Change(row, made, before, after)
+
+    def _addresses(self, row: Row, column: str, name: str, normalise: Any) -> dict[str, list[str]]:
+        texts = row.several(column)
+        if texts is None:
+            return {}
+        found: list[str] = []
+        for text in texts:
+            try:
+                address = normalise(text)
+            except AddressError as error:
+                self._wrong(row, str(error))
+                continue
+            if address in found:
+                self._wrong(row, f"{address} is listed twice.")
+            found.append(address)
+        return {name: found}
+
+    def _check(self, row: Row, machine: Machine) -> None:
+        try:
+            machine.clean_fields(exclude=["image", "static_addresses", "gateways", "dns_servers"])
+            check_identity(machine.identity)
+        except ValidationError as error:
+            texts = error.message_dict.items() if hasattr(error, "error_dict") else [("", error.messages)]
+            for field_, messages in texts:
+                for text in messages:
+                    self._wrong(row, f"{field_}: {text}" if field_ else text)
+
+    def _check_macs(self, changes: list[Change]) -> None:
+        """Each MAC address is one machine's, once all is done."""
+        moving = {change.machine.pk for change in changes if change.before}
+        taken: dict[str, Change] = {}
+        for change in changes:
+            for mac in change.after["macs"]:
+                owner = self.owners.get(mac)
+                if mac in taken and taken[mac] is not change:
+                    self._wrong(change.row, f"{mac} is in line {taken[mac].row.line} already.")
+                elif owner and owner.pk not in moving:
+                    self._wrong(change.row, f"{mac} belongs to {owner.name} already.")
+                taken.setdefault(mac, change)
+
+    def _wrong(self, row: Row, text: str) -> None:
+        self.problems.append(Problem(row.line, text))
+
+
+def _machines() -> Iterator[Machine]:
+    yield from Machine.objects.select_related("image").prefetch_related("macs", "networks")
+
+
+def _write(planned: Plan, actor: Actor) -> None:
+    images = {image.name: image for image in RescueImage.objects.all()}
+    for change in (*planned.added, *planned.changed):
+        for name in ("name", "identity", "notes"):
+            setattr(change.machine, name, change.after[name])
+        change.machine.image = images.get(change.after["image"] or "")
+    Machine.objects.bulk_create([change.machine for change in planned.added], batch_size=_BATCH)
+    Machine.objects.bulk_update(
+        [change.machine for change in planned.changed], ["name", "image", "identity", "notes"], batch_size=_BATCH
+    )
+    _write_parts(planned, MACAddress, "address", "macs")
+    _write_parts(planned, AllowedNetwork, "network", "allowed_networks")
+    macs = [mac for change in (*planned.added, *planned.changed) for mac in change.after["macs"]]
+    for start in range(0, len(macs), _BATCH):
+        Sighting.objects.filter(mac__in=macs[start : start + _BATCH]).delete()
+    AuditEntry.objects.record_many(
+        [("machine_added", change.machine, change.after) for change in planned.added]
+        + [
+            (
+                "machine_changed",
+                change.machine,
+                {
+                    "before": {name: (change.before or {})[name] for name in change.differing},
+                    "after": {name: change.after[name] for name in change.differing},
+                },
+            )
+            for change in planned.changed
+        ],
+        actor=actor,
+        reason="imported",
+    )
+
+
+def _write_parts(planned: Plan, model: Any, column: str, name: str) -> None:
+    """MAC addresses or networks: those that go first, as another machine may take them."""
+    gone = [
+        part.pk
+        for change in planned.changed
+        for part in (change.machine.macs if model is MACAddress else change.machine.networks).all()
+        if getattr(part, column) not in change.after[name]
+    ]
+    for start in range(0, len(gone), _BATCH):
+        model.objects.filter(pk__in=gone[start : start + _BATCH]).delete()
+    new = [
+        model(machine=change.machine, **{column: value})
+        for change in (*planned.added, *planned.changed)
+        for value in change.after[name]
+        if change.before is None or value not in change.before[name]
+    ]
+    model.objects.bulk_create(new, batch_size=_BATCH)

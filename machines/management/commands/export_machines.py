@@ -1,0 +1,29 @@
+"""manage.py export_machines: all machines as the table that import_machines reads."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from machines.bulk.exporting import table
+from machines.models import Machine
+
+
+class Command(BaseCommand):
+    help = "Write all machines as a CSV file, of the shape that import_machines reads."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="otherwise to standard output")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        lines = "".join(table(Machine.objects.for_lists()))
+        if options["file"] == "-":
+            self.stdout.write(lines, ending="")
+            return
+        try:
+            Path(options["file"]).write_text(lines, encoding="utf-8", newline="")
+        except OSError as error:
+            raise CommandError(f"Cannot write {options['file']}: {error.strerror}.") from error

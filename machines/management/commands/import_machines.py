@@ -1,0 +1,66 @@
+"""manage.py import_machines FILE: many machines at once, from a table or an old rescue.php."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from machines.bulk.plan import Plan, plan, take_over
+from machines.bulk.reading import COLUMNS, BulkError, read
+from machines.management.terminal import actor_named, add_json_option, printable
+
+
+class Command(BaseCommand):
+    help = (
+        f"Add and change machines as a CSV file says ({', '.join(COLUMNS)}; the first line names the columns), or take "
+        "over those of an old rescue.php. All or nothing. A column that is missing leaves its values as they are, an "
+        "empty cell empties them; several MACs or networks are separated by spaces. Machines that are not in the file "
+        "are left alone."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", metavar="FILE", help="- for standard input")
+        parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+        parser.add_argument("--by", metavar="USER", help="the user in whose name it is done")
+        add_json_option(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        actor = actor_named(options["by"])
+        try:
+            rows = read(_contents(options["file"]))
+            planned = plan(rows) if options["dry_run"] else take_over(rows, actor)
+        except BulkError as error:
+            number = len(error.problems)
+            what = "Nothing was changed" if number == 1 else f"Nothing was changed; {number} problems"
+            raise CommandError(printable(f"{error}\n{what}.")) from error
+        if options["json"]:
+            self.stdout.write(json.dumps(_json(planned), indent=2))
+            return
+        for change in (*planned.added, *planned.changed) if options["dry_run"] else ():
+            told = "add" if change.is_new else f"change {', '.join(change.differing)} of"
+            self.stdout.write(printable(f"line {change.row.line}: {told} {change.after['name']}"))
+        if options["dry_run"]:
+            self.stdout.write(f"{planned}. Nothing was changed: this was a dry run.")
+        else:
+            done = f"{len(planned.added)} machines added, {len(planned.changed)} changed"
+            self.stdout.write(f"{done}, {planned.unchanged} as they were.")
+
+
+def _contents(name: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise CommandError(f"Cannot read {name}: {error.strerror}.") from error
+
+
+def _json(planned: Plan) -> dict[str, Any]:
+    return {
+        "added": [change.after["name"] for change in planned.added],
+        "changed": {change.after["name"]: change.differing for change in planned.changed},
+        "unchanged": planned.unchanged,
+    }

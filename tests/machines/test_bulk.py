@@ -1,0 +1,277 @@
+"""Many machines at once: import from tables and from an old rescue.php, and export."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.django import TestCase
+
+from machines.bulk import plan as planning
+from machines.bulk.exporting import table
+from machines.bulk.plan import plan, take_over
+from machines.bulk.reading import MAX_BYTES, BulkError, read
+from machines.models import Actor, AuditEntry, Machine, RescueImage, Sighting
+from tests.conftest import MAC
+
+ALICE = Actor("alice")
+OTHER_MAC = "52:54:00:00:00:01"
+
+
+def text(*lines: str) -> bytes:
+    return "\n".join(lines).encode()
+
+
+def take(*lines: str) -> Any:
+    return take_over(read(text(*lines)), ALICE)
+
+
+def wrong(contents: bytes) -> list[str]:
+    """What is said of a file; nothing may have changed."""
+    before = [machine.described() for machine in Machine.objects.all()], AuditEntry.objects.count()
+    with pytest.raises(BulkError) as raised:
+        take_over(read(contents), ALICE)
+    assert ([machine.described() for machine in Machine.objects.all()], AuditEntry.objects.count()) == before
+    return [str(problem) for problem in raised.value.problems]
+
+
+# Reading
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+def test_tables_are_read_as_spreadsheets_write_them(delimiter: str, start: bytes) -> None:
+    lines = ["Name {d} macs{d}notes", "web01{d}00-02-b3-9d-94-8c 52:54:00:00:00:01{d} rack 3 ", "", "db01{d}"]
+    rows = read(start + "\r\n".join(lines).replace("{d}", delimiter).encode())
+    assert [(row.line, row.values) for row in rows] == [
+        (2, {"name": "web01", "macs": "00-02-b3-9d-94-8c 52:54:00:00:00:01", "notes": "rack 3"}),
+        (4, {"name": "db01", "macs": "", "notes": ""}),
+    ]
+
+
+def test_a_note_may_have_lines_and_the_next_row_keeps_its_number() -> None:
+    rows = read(text("name,notes", 'web01,"one', 'two ""three"""', "db01,x"))
+    assert [(row.line, row.values["notes"]) for row in rows] == [(2, 'one\ntwo "three"'), (4, "x")]
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        (b"", "line 1: The first line must name the columns"),
+        (b"macs\n", "line 1: The first line must name the columns, “name” among them"),
+        (b"name,colour\n", "line 1: There is no column “colour”"),
+        (b"name,name\n", "line 1: The column “name” is there twice."),
+        (b"name\nweb01,x\n", "line 2: There are 2 cells, and 1 columns."),
+        (b"name\n\xff\n", "line 2: This is not UTF-8"),
+        (b"name\n\0\n", "line 2: There is a zero byte"),
+        (b'name\n"web01\n', "This is no table"),
+        (b"x" * (MAX_BYTES + 1), "more than 20 MB"),
+        (b"<?php echo 1;", "has no lines like: case"),
+    ],
+)
+def test_what_is_no_table_is_said_with_its_line(contents: bytes, said: str, db: None) -> None:
+    assert said in wrong(contents)[0]
+
+
+# Taking over
+
+
+def test_machines_are_added_with_all_that_the_table_says(image: RescueImage) -> None:
+    Sighting.objects.create(mac=OTHER_MAC)
+    done = take(
+        "name,macs,networks,uuid,serial,image,notes",
+        f"db01,{OTHER_MAC.upper()};000000000002,192.0.2.0/24 2001:db8::7,4c4c4544,CZ1,tiny,rack 3",
+    )
+    machine = Machine.objects.get()
+    assert (len(done.added), len(done.changed), done.unchanged) == (1, 0, 0)
+    assert machine.described() == {
+        "name": "db01",
+        "macs": [OTHER_MAC, "00:00:00:00:00:02"],
+        "allowed_networks": ["192.0.2.0/24", "2001:db8::7"],
+        "image": "tiny",
+        "identity": {"uuid": "4c4c4544", "serial": "CZ1"},
+        "rescue_network": {"addresses": [], "gateways": [], "dns": []},
+        "notes": "rack 3",
+    }
+    entry = AuditEntry.objects.get()
+    assert (entry.action, entry.actor, entry.machine, entry.reason) == ("machine_added", "alice", "db01", "imported")
+    assert entry.details == machine.described()
+    assert not Sighting.objects.exists()
+
+
+def test_a_second_import_changes_nothing(machine: Machine, image: RescueImage) -> None:
+    lines = ["name,macs,networks,serial,image", f"db01,{OTHER_MAC},192.0.2.1,CZ1,tiny", f"WEB01,{MAC},127.0.0.1,,"]
+    lines[2] = lines[2].replace("WEB01", "web01")
+    take(*lines)
+    before = AuditEntry.objects.count()
+    again = take(*lines)
+    assert (again.added, again.changed, again.unchanged, AuditEntry.objects.count()) == ([], [], 2, before)
+
+
+def test_a_missing_column_leaves_what_there_is_and_an_empty_cell_empties_it(machine: Machine) -> None:
+    machine.revise({"notes": "old", "identity": {"serial": "CZ1", "product": "Server 9"}}, ALICE)
+    take("name,serial,networks", "web01,,")
+    changed = Machine.objects.get().described()
+    assert (changed["notes"], changed["macs"]) == ("old", [MAC])
+    assert (changed["identity"], changed["allowed_networks"]) == ({"product": "Server 9"}, [])
+    entry = AuditEntry.objects.latest("pk")
+    assert entry.details["before"] == {
+        "allowed_networks": ["127.0.0.1"],
+        "identity": {"serial": "CZ1", "product": "Server 9"},
+    }
+
+
+def test_two_machines_may_change_their_cards(machine: Machine) -> None:
+    Machine.objects.add("db01", macs=[OTHER_MAC], networks=[], actor=ALICE)
+    take("name,macs", f"web01,{OTHER_MAC}", f"db01,{MAC}")
+    assert {one.name: one.macs.get().address for one in Machine.objects.all()} == {"web01": OTHER_MAC, "db01": MAC}
+
+
+def test_machines_that_are_not_in_the_file_are_left_alone(machine: Machine) -> None:
+    take("name", "db01")
+    assert Machine.objects.get(name="web01").described()["macs"] == [MAC]
+
+
+def test_all_that_is_wrong_is_said_at_once_by_line_and_nothing_is_changed(machine: Machine) -> None:
+    said = wrong(
+        text(
+            "name,macs,networks,image,serial",
+            f"db01,{MAC},,,",
+            "a b,nonsense,192.0.2.1/24,,",
+            f"db02,{OTHER_MAC} {OTHER_MAC},,none,",
+            f"DB01,{OTHER_MAC},,,",
+            f"db03,{OTHER_MAC},,,{'x' * 300}",
+        )
+    )
+    for expected in (
+        f"line 2: {MAC} belongs to web01 already.",
+        "line 3: name: ",
+        "line 3: “nonsense” is not a MAC address",
+        "line 3: “192.0.2.1/24” is an address inside a network",
+        f"line 4: {OTHER_MAC} is listed twice.",
+        "line 4: There is no image “none”.",
+        "line 5: “DB01” is in line 2 already.",
+        f"line 6: {OTHER_MAC} is in line 4 already.",
+        "line 6: ",
+    ):
+        assert any(one.startswith(expected) for one in said), expected
+
+
+def test_statements_grow_by_batches_not_by_rows(db: None) -> None:
+    def statements(first: int, number: int) -> int:
+        lines = [f"n{n},52:54:00:00:{n // 256:02x}:{n % 256:02x},192.0.2.1,CZ{n}" for n in range(first, first + number)]
+        with CaptureQueriesContext(connection) as captured:
+            take("name,macs,networks,serial", *lines)
+        return len(captured)
+
+    few, many = statements(0, 20), statements(1000, 2000)
+    # SQLite takes so many values at once; Django makes batches of it.
+    assert many - few < 2000 / 20
+
+
+def test_what_somebody_else_does_meanwhile_makes_it_fail_as_a_whole(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = plan(read(text("name,macs", f"db01,{OTHER_MAC}")))
+    Machine.objects.add("db02", macs=[OTHER_MAC], networks=[], actor=ALICE)
+    monkeypatch.setattr(planning, "plan", lambda rows: known)
+    assert "Somebody else changed these machines meanwhile" in wrong(text("name,macs", f"db01,{OTHER_MAC}"))[0]
+
+
+# The old rescue.php
+
+PHP = b"""<?php
+switch ($_GET["mac"]) {
+    case "00:02:b3:9d:94:8c":  // web01, rack 3
+    case '52-54-00-00-00-01': # 12 unfit/name
+    case "525400000002":
+    // case "52:54:00:00:00:03":
+    /* case "52:54:00:00:00:04":
+       case "52:54:00:00:00:05": */
+    case "52:54:00:00:00:06": echo "#!ipxe"; break; // web01
+        break;
+    default:
+}
+"""
+
+
+def test_an_old_rescue_php_becomes_machines(db: None) -> None:
+    take_over(read(PHP), ALICE)
+    assert [(one.name, one.macs.get().address, one.notes) for one in Machine.objects.order_by("pk")] == [
+        ("web01", MAC, "web01, rack 3"),
+        ("12", OTHER_MAC, "12 unfit/name"),
+        ("mac-525400000002", "52:54:00:00:00:02", ""),
+        ("mac-525400000006", "52:54:00:00:00:06", "web01"),
+    ]
+
+
+def test_what_is_wrong_in_an_old_rescue_php_is_said_with_its_line(db: None) -> None:
+    assert "line 3: “00:02” is not a MAC address" in wrong(PHP.replace(b"00:02:b3:9d:94:8c", b"00:02"))[0]
+
+
+# Export
+
+
+def test_what_is_exported_changes_nothing_when_imported(machine: Machine, image: RescueImage) -> None:
+    machine.revise({"image": image, "identity": {"serial": "CZ1"}, "notes": '=1+1, "x";\n- two'}, ALICE)
+    lines = "".join(table(Machine.objects.for_lists()))
+    assert "'=1+1" in lines
+    again = take_over(read(lines.encode()), ALICE)
+    assert (again.added, again.changed, again.unchanged) == ([], [], 1)
+
+
+class TestRoundTrip(TestCase):
+    @given(st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=60).map(str.strip))
+    def test_any_note_survives(self, note: str) -> None:
+        Machine.objects.create(name="web01", notes=note)
+        again = take_over(read("".join(table(Machine.objects.for_lists())).encode()), ALICE)
+        assert (again.unchanged, Machine.objects.get().notes) == (1, note)
+
+
+# The commands
+
+
+def manage(*arguments: str) -> str:
+    out = io.StringIO()
+    call_command(*arguments, stdout=out, no_color=True)
+    return out.getvalue()
+
+
+def test_a_dry_run_tells_and_does_nothing(machine: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "machines.csv"
+    path.write_bytes(text("name,notes", "web01,new", "db01,"))
+    assert manage("import_machines", str(path), "--dry-run").splitlines() == [
+        "line 3: add db01",
+        "line 2: change notes of web01",
+        "1 to add, 1 to change, 0 as they are. Nothing was changed: this was a dry run.",
+    ]
+    assert Machine.objects.count() == 1
+    assert manage("import_machines", str(path)) == "1 machines added, 1 changed, 0 as they were.\n"
+    assert json.loads(manage("import_machines", str(path), "--json")) == {"added": [], "changed": {}, "unchanged": 2}
+
+
+def test_errors_are_told_with_their_lines(machine: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "machines.csv"
+    path.write_bytes(text("name,macs", "a b,x"))
+    with pytest.raises(CommandError, match=r"(?s)line 2: .*line 2: .*Nothing was changed; 2 problems."):
+        manage("import_machines", str(path))
+
+
+def test_a_file_that_is_not_there_is_named(db: None) -> None:
+    with pytest.raises(CommandError, match="Cannot read /nonexistent: No such file"):
+        manage("import_machines", "/nonexistent")
+
+
+def test_exporting_to_a_file_and_to_the_terminal_is_the_same(machine: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "machines.csv"
+    manage("export_machines", str(path))
+    assert path.read_text() == manage("export_machines")
+    assert path.read_text().splitlines()[1] == f"web01,{MAC},127.0.0.1,,,,"
