@@ -21,6 +21,7 @@ from django.utils.timesince import timesince
 from machines.admin.auditing import AuditedAdmin, actor_of
 from machines.admin.preview import PreviewForm
 from machines.admin.switching import MAX_DIGITS, RescueSwitch
+from machines.admin.tables import MachineTables
 from machines.models import AllowedNetwork, MACAddress, Machine, Sighting
 from machines.preview import likely_request
 from machines.timeline import machine_timeline
@@ -113,7 +114,7 @@ class LastSeenFilter(admin.SimpleListFilter):
 
 
 @admin.register(Machine)
-class MachineAdmin(RescueSwitch, AuditedAdmin):
+class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
     list_display = ("name", "state", "ends", "boots", "last_seen", "mac_addresses", "address", "verified")
     list_filter = (StateFilter, LastSeenFilter, VerifiedFilter, "image")
     list_per_page = 50
@@ -132,6 +133,7 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
     inlines: ClassVar[tuple[Any, ...]] = (MACAddressInline, AllowedNetworkInline)
     actions = ("enable_rescue", "disable_rescue")
     change_form_template = "machines/machine_change_form.html"
+    change_list_template = "machines/machine_change_list.html"
 
     class Media:
         js = ("machines/live.js",)
@@ -150,6 +152,9 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
         return super().formfield_for_dbfield(db_field, request, **kwargs)
 
     # The list
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, {"may_import": self.may_import(request), **(extra_context or {})})
 
     @admin.display(description="state")
     def state(self, machine: Machine) -> SafeString:
@@ -254,6 +259,7 @@ class MachineAdmin(RescueSwitch, AuditedAdmin):
         view = self.admin_site.admin_view
         return [
             *self.switch_urls(),
+            *self.table_urls(),
             path("<int:pk>/panel/", view(self.panel_view), name="machines_machine_panel"),
             path("<int:pk>/preview/", view(self.preview_view), name="machines_machine_preview"),
             *super().get_urls(),

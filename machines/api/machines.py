@@ -110,9 +110,7 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
 
     def _check_may_change(self, machine: Machine) -> None:
         if not machine.may_be_changed_by(self.request.user):
-            raise PermissionDenied(
-                f"A rescue of {machine.name} is active: its addresses are for those who may switch rescue."
-            )
+            raise PermissionDenied(machine.locked_text())
 
     # Its rescue
 

@@ -14,7 +14,7 @@ from django.db import IntegrityError, transaction
 
 from machines.addresses import AddressError, normalise_mac, normalise_network
 from machines.bulk.reading import BulkError, Problem, Row
-from machines.models import Actor, AllowedNetwork, AuditEntry, MACAddress, Machine, RescueImage, Sighting
+from machines.models import Actor, AllowedNetwork, AuditEntry, MACAddress, Machine, Rescue, RescueImage, Sighting
 from machines.models.identity import check_identity
 
 _BATCH = 500
@@ -50,6 +50,15 @@ class Change:
         """The names of what changes."""
         return [name for name in self.after if self.before is None or self.after[name] != self.before[name]]
 
+    @property
+    def differences(self) -> list[dict[str, Any]]:
+        """For people: what changes, from what to what."""
+        before = self.before or {}
+        return [
+            {"name": name.replace("_", " "), "before": _told(before.get(name)), "after": _told(self.after[name])}
+            for name in self.differing
+        ]
+
 
 @dataclass
 class Plan:
@@ -59,16 +68,30 @@ class Plan:
     changed: list[Change] = field(default_factory=list)
     unchanged: int = 0
 
+    @property
+    def changes(self) -> list[Change]:
+        """What would be done, in the file's order."""
+        return sorted([*self.added, *self.changed], key=lambda change: change.row.line)
+
+    @property
+    def done(self) -> str:
+        """For people, once it is done."""
+        machines = "1 machine" if len(self.added) == 1 else f"{len(self.added)} machines"
+        return f"{machines} added, {len(self.changed)} changed, {self.unchanged} as before."
+
     def __str__(self) -> str:
         return f"{len(self.added)} to add, {len(self.changed)} to change, {self.unchanged} as they are"
 
 
-def plan(rows: Sequence[Row]) -> Plan:
-    """Compare rows with what there is; changes nothing. Raises BulkError with all that is wrong."""
-    return _Planner(rows).plan()
+def plan(rows: Sequence[Row], *, may_switch: bool = True) -> Plan:
+    """Compare rows with what there is; changes nothing. Raises BulkError with all that is wrong.
+
+    Whoever may not switch rescue may not change the addresses of a machine whose rescue is active.
+    """
+    return _Planner(rows, may_switch).plan()
 
 
-def take_over(rows: Sequence[Row], actor: Actor) -> Plan:
+def take_over(rows: Sequence[Row], actor: Actor, *, may_switch: bool = True) -> Plan:
     """Do what `plan` tells, with an audit entry for each machine. Raises BulkError; then nothing was changed."""
     try:
         with transaction.atomic():
@@ -77,16 +100,23 @@ def take_over(rows: Sequence[Row], actor: Actor) -> Plan:
                 # Nobody else changes them meanwhile.
                 part = Machine.objects.named_exactly(names[start : start + _BATCH])
                 list(part.select_for_update(no_key=True, of=("self",)).order_by("pk").values_list("pk"))
-            planned = plan(rows)
+            planned = plan(rows, may_switch=may_switch)
             _write(planned, actor)
     except IntegrityError as error:
         raise BulkError([Problem(1, "Somebody else changed these machines meanwhile. Try again.")]) from error
     return planned
 
 
+def _told(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return ", ".join(f"{name}={one}" for name, one in value.items()) if isinstance(value, dict) else str(value or "")
+
+
 class _Planner:
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], may_switch: bool) -> None:
         self.rows = rows
+        self.locked = set() if may_switch else set(Rescue.objects.active().values_list("machine", flat=True))
         self.problems: list[Problem] = []
         self.there = {machine.name.lower(): machine for machine in _machines()}
         self.images = {image.name: image for image in RescueImage.objects.all()}
@@ -103,6 +133,9 @@ class _Planner:
             seen[name.lower()] = row.line
             changes.append(self._change(row, name))
         self._check_macs(changes)
+        for change in changes:
+            if change.machine.pk in self.locked and {"macs", "allowed_networks"}.intersection(change.differing):
+                self._wrong(change.row, change.machine.locked_text())
         if self.problems:
             raise BulkError(self.problems)
         planned = Plan()
@@ -118,6 +151,9 @@ class _Planner:
     def _change(self, row: Row, name: str) -> Change:
         machine = self.there.get(name.lower())
         before = machine.described() if machine else None
+        if before:
+            # Browsers write line breaks in their own way.
+            before["notes"] = before["notes"].replace("\r\n", "\n")
         after = dict(before or _NEW)
         after["name"] = name
         after |= self._addresses(row, "macs", "macs", normalise_mac)

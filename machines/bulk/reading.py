@@ -106,7 +106,7 @@ def read_table(text: str) -> list[Row]:
 
 def plain(cell: str) -> str:
     """A cell without the apostrophe that keeps a spreadsheet from taking it for a formula; see `exporting`."""
-    text = cell.strip()
+    text = cell.strip().replace("\r\n", "\n")
     return text[1:] if text[:1] == "'" and text[1:2] in FORMULA else text
 
 

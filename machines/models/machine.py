@@ -331,6 +331,10 @@ class Machine(models.Model):
         """Whether the user may change who this machine is: while its rescue is active, that says what it starts."""
         return user.has_perm(ENABLE_RESCUE) or self.active_rescue() is None  # type: ignore[union-attr]
 
+    def locked_text(self) -> str:
+        """Why somebody may not change it now."""
+        return f"A rescue of {self.name} is active: its addresses are for those who may switch rescue."
+
     def adopt_sightings(self) -> None:
         """Drop the sightings of this machine's MAC addresses: they are known now."""
         Sighting.objects.filter(mac__in=self.macs.values("address")).delete()

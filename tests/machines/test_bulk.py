@@ -182,7 +182,7 @@ def test_what_somebody_else_does_meanwhile_makes_it_fail_as_a_whole(
 ) -> None:
     known = plan(read(text("name,macs", f"db01,{OTHER_MAC}")))
     Machine.objects.add("db02", macs=[OTHER_MAC], networks=[], actor=ALICE)
-    monkeypatch.setattr(planning, "plan", lambda rows: known)
+    monkeypatch.setattr(planning, "plan", lambda rows, may_switch: known)
     assert "Somebody else changed these machines meanwhile" in wrong(text("name,macs", f"db01,{OTHER_MAC}"))[0]
 
 
@@ -228,6 +228,11 @@ def test_what_is_exported_changes_nothing_when_imported(machine: Machine, image:
     assert (again.added, again.changed, again.unchanged) == ([], [], 1)
 
 
+def test_line_breaks_of_browsers_are_no_change(machine: Machine) -> None:
+    machine.revise({"notes": "one\r\ntwo"}, ALICE)
+    assert take("name,notes", 'web01,"one', 'two"').unchanged == 1
+
+
 class TestRoundTrip(TestCase):
     @given(st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=60).map(str.strip))
     def test_any_note_survives(self, note: str) -> None:
@@ -249,12 +254,12 @@ def test_a_dry_run_tells_and_does_nothing(machine: Machine, tmp_path: Path) -> N
     path = tmp_path / "machines.csv"
     path.write_bytes(text("name,notes", "web01,new", "db01,"))
     assert manage("import_machines", str(path), "--dry-run").splitlines() == [
-        "line 3: add db01",
         "line 2: change notes of web01",
+        "line 3: add db01",
         "1 to add, 1 to change, 0 as they are. Nothing was changed: this was a dry run.",
     ]
     assert Machine.objects.count() == 1
-    assert manage("import_machines", str(path)) == "1 machines added, 1 changed, 0 as they were.\n"
+    assert manage("import_machines", str(path)) == "1 machine added, 1 changed, 0 as before.\n"
     assert json.loads(manage("import_machines", str(path), "--json")) == {"added": [], "changed": {}, "unchanged": 2}
 
 

@@ -41,14 +41,13 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(_json(planned), indent=2))
             return
-        for change in (*planned.added, *planned.changed) if options["dry_run"] else ():
+        for change in planned.changes if options["dry_run"] else ():
             told = "add" if change.is_new else f"change {', '.join(change.differing)} of"
             self.stdout.write(printable(f"line {change.row.line}: {told} {change.after['name']}"))
         if options["dry_run"]:
             self.stdout.write(f"{planned}. Nothing was changed: this was a dry run.")
         else:
-            done = f"{len(planned.added)} machines added, {len(planned.changed)} changed"
-            self.stdout.write(f"{done}, {planned.unchanged} as they were.")
+            self.stdout.write(planned.done)
 
 
 def _contents(name: str) -> bytes:
