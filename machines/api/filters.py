@@ -12,6 +12,7 @@ from rest_framework.exceptions import ValidationError
 
 from machines.addresses import AddressError, normalise_mac
 from machines.models import AuditEntry, Machine, Rescue, RescueImage, Sighting
+from rescuesite.api.lists import MomentFilter
 
 
 class MACFilter(django_filters.CharFilter):
@@ -66,8 +67,8 @@ class RescueFilter(django_filters.FilterSet):
     lifetime = django_filters.ChoiceFilter(choices=Rescue.Lifetime.choices)
     image = django_filters.CharFilter(field_name="image_name")
     enabled_by = django_filters.CharFilter(field_name="enabled_by_name")
-    since = django_filters.IsoDateTimeFilter(field_name="enabled_at", lookup_expr="gte", label="Enabled then or later.")
-    until = django_filters.IsoDateTimeFilter(field_name="enabled_at", lookup_expr="lt", label="Enabled before.")
+    since = MomentFilter(field_name="enabled_at", lookup_expr="gte", label="Enabled then or later.")
+    until = MomentFilter(field_name="enabled_at", lookup_expr="lt", label="Enabled before.")
 
     class Meta:
         model = Rescue
@@ -84,8 +85,8 @@ class AuditFilter(django_filters.FilterSet):
     action = django_filters.CharFilter()
     actor = django_filters.CharFilter()
     outcome = django_filters.CharFilter()
-    since = django_filters.IsoDateTimeFilter(field_name="at", lookup_expr="gte", label="Then or later.")
-    until = django_filters.IsoDateTimeFilter(field_name="at", lookup_expr="lt", label="Before.")
+    since = MomentFilter(field_name="at", lookup_expr="gte", label="Then or later.")
+    until = MomentFilter(field_name="at", lookup_expr="lt", label="Before.")
 
     class Meta:
         model = AuditEntry
@@ -95,7 +96,7 @@ class AuditFilter(django_filters.FilterSet):
 class SightingFilter(django_filters.FilterSet):
     mac = MACFilter()
     ignored = django_filters.BooleanFilter()
-    since = django_filters.IsoDateTimeFilter(field_name="last_seen_at", lookup_expr="gte", label="Seen then or later.")
+    since = MomentFilter(field_name="last_seen_at", lookup_expr="gte", label="Seen then or later.")
 
     class Meta:
         model = Sighting

@@ -418,6 +418,19 @@ def test_the_audit_log_is_filtered(admin_client: Client, rescue: Rescue) -> None
     assert actions(mac=MAC) == []
 
 
+@pytest.mark.parametrize(
+    ("moment", "status"),
+    [
+        ("1181-04-17T02:55:41-16:37", 200),
+        ("2026-01-01T00:00:00+19:39", 200),
+        ("0001-01-01T00:00:00+05:00", 400),
+        ("9999-12-31T23:59:59-05:00", 400),
+    ],
+)
+def test_times_of_any_offset_can_be_asked_for(moment: str, status: int, admin_client: Client, machine: Machine) -> None:
+    assert admin_client.get("/api/audit/", {"since": moment}).status_code == status
+
+
 def test_sightings_are_shown_with_what_they_said(admin_client: Client) -> None:
     Sighting.objects.create(mac=OTHER_MAC, said={"serial": "CZ1"}, source="192.0.2.7")
     shown = admin_client.get("/api/sightings/", {"mac": "525400000001"}).json()["results"]
