@@ -13,8 +13,11 @@ def authorized_keys(rescue: Rescue) -> str:
     return "".join(f"{key.parsed.line()}\n" for key in rescue.authorized_keys())
 
 
-def rescue_archive(rescue: Rescue, base_url: str) -> bytes:
-    """The archive `rescue.cpio`, to be unpacked over the image's own initrds."""
+def rescue_archive(rescue: Rescue, base_url: str, *, password: bool = True) -> bytes:
+    """The archive `rescue.cpio`, to be unpacked over the image's own initrds.
+
+    `password` says whether its hash may travel along; to an unverified machine it never does.
+    """
     values = {
         "machine": rescue.machine.name,
         "image": rescue.image_name,
@@ -29,7 +32,7 @@ def rescue_archive(rescue: Rescue, base_url: str) -> bytes:
         values["network_address"] = rescue.machine.static_addresses
         values["network_gateway"] = rescue.machine.gateways
         values["network_dns"] = rescue.machine.dns_servers
-    if rescue.password_hash and not rescue.machine.is_unverified:
+    if password and rescue.password_hash and not rescue.machine.is_unverified:
         values["password_hash"] = rescue.password_hash
     files = {"root/.ssh/authorized_keys": (0o600, authorized_keys(rescue).encode())}
     for name, value in values.items():

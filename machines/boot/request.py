@@ -2,25 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import unquote
 
 from machines.addresses import AddressError, IPAddress, normalise_mac, parse_ip
 
-#: iPXE settings that the site understands besides `mac` and `ip`; https://ipxe.org/cfg
-UNDERSTOOD = (
-    "uuid",
-    "serial",
-    "asset",
-    "manufacturer",
-    "product",
-    "hostname",
-    "netmask",
-    "gateway",
-    "dns",
-    "platform",
-    "buildarch",
-    "version",
-)
+#: What the site understands besides `mac` and `ip`, and the iPXE setting that knows it; https://ipxe.org/cfg. netX is
+#: the card that was opened last: the one that asks. `:uristring` keeps a space or an `&` in what a vendor wrote from
+#: breaking the address. Letters outside ASCII arrive mangled (%FFFFFFC3 for %C3), and iPXE expands a `${…}` within a
+#: value too: neither can be helped here.
+SETTINGS: Final[Mapping[str, str]] = {
+    "uuid": "${uuid}",
+    "serial": "${serial:uristring}",
+    "asset": "${asset:uristring}",
+    "manufacturer": "${manufacturer:uristring}",
+    "product": "${product:uristring}",
+    "hostname": "${hostname:uristring}",
+    "dns": "${netX/dns}",
+    "gateway": "${netX/gateway}",
+    "netmask": "${netX/netmask}",
+    "platform": "${platform}",
+    "buildarch": "${buildarch}",
+    "version": "${version:uristring}",
+}
+UNDERSTOOD: Final = tuple(SETTINGS)
 MAX_VALUE = 256
 MAX_NAME = 32
 MAX_EXTRA = 16

@@ -5,11 +5,12 @@ Each script first sets the iPXE variable `rescuesite`, so that an embedded scrip
 goes on to the next boot device: UEFI does so only after a non-zero status, BIOS ignores it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from machines.addresses import hyphenated
 from machines.boot.decide import Outcome, Reason
+from machines.boot.request import SETTINGS
 
 SHOWN_TOKEN = "<token>"  # noqa: S105 - what stands for a token wherever people read a script
 
@@ -19,6 +20,9 @@ KEYS = "authorized_keys"
 
 #: In a command line: the address below which the rescue's files lie, for what the booted system fetches itself.
 URL = "{url}"
+
+#: Seconds that one question to the site may bring nothing new.
+ASK_TIMEOUT = 8
 
 _MAGIC = "#!ipxe"
 _LEAVE = ("iseq ${platform} efi && exit 1 ||", "exit 0")
@@ -41,6 +45,12 @@ class BootPlan:
     chained: bool = False
     #: The site's address as the machine reaches it.
     site: str = ""
+    #: Where the files lie, by served name, if the site does not send them; then it is not told that all have arrived.
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+
+    def address(self, name: str) -> str:
+        """Where a file is fetched, relative to the script's own address."""
+        return self.elsewhere[name] if self.elsewhere else f"/boot/{self.token}/{name}"
 
 
 def checked(line: str) -> str:
@@ -104,6 +114,34 @@ def rescue(plan: BootPlan) -> str:
     )
 
 
+def send_on(address: str, mac: str) -> str:
+    """The script of a machine whose scripts lie on another server: ask the site at `address`, three times at most.
+
+    It ends with `rescuesite` set, whatever the site said: whoever chained it need not try again.
+    """
+    ask = [
+        f"chain --autofree --timeout {ASK_TIMEOUT * 1000} {question(address, mac=mac)} ||",
+        "isset ${rescuesite} && goto local ||",
+    ]
+    return _finished(
+        [
+            _MAGIC,
+            "clear rescuesite ||",
+            *(*ask, "sleep 1", *ask, "sleep 3", *ask),
+            f"set rescuesite {Outcome.LOCAL}",
+            "echo The rescue site does not answer, going on to the local disk",
+            ":local",
+            *_LEAVE,
+        ]
+    )
+
+
+def question(address: str, settings: Mapping[str, str] = SETTINGS, *, mac: str = "${netX/mac}") -> str:
+    """The address at which a card asks, in iPXE's words: it fills in what stands in `${…}`."""
+    values = {"mac": mac, "ip": "${netX/ip}", **settings}
+    return f"{address}?{'&'.join(f'{name}={setting}' for name, setting in values.items())}"
+
+
 def _kernel(plan: BootPlan) -> list[str]:
     initrds = [*plan.initrds, ARCHIVE]
     arguments = [
@@ -115,8 +153,7 @@ def _kernel(plan: BootPlan) -> list[str]:
         *_fetch("kernel", KERNEL, plan),
         *(line for name in initrds for line in _fetch("initrd", name, plan)),
         checked(" ".join(["imgargs kernel", *filter(None, arguments)])),
-        *_fetch("imgfetch", READY, plan),
-        "imgfree ready",
+        *((*_fetch("imgfetch", READY, plan), "imgfree ready") if not plan.elsewhere else ()),
         "boot kernel || goto failed",
     ]
 
@@ -135,7 +172,7 @@ def _fetch(command: str, name: str, plan: BootPlan) -> list[str]:
 
     iPXE chains `||` and `&&` from the left, as sh does, so a pause between two tries needs a jump past the rest.
     """
-    fetch = checked(f"{command} --name {name} /boot/{plan.token}/{name}")
+    fetch = checked(f"{command} --name {name} {plan.address(name)}")
     got = f"got-{name}"
     return [
         f"{fetch} && goto {got} ||",

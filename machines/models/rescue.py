@@ -7,6 +7,7 @@ database holds the rest (one rescue per machine that is not ended). What time al
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -300,8 +301,13 @@ class Rescue(models.Model):
             architecture=self.architecture,
         )
 
-    def plan(self, mac: str, *, site: str, token: str | None = None) -> script.BootPlan:
-        """What the script for the card `mac` is made from; `token` replaces the real one where people read it."""
+    def plan(
+        self, mac: str, *, site: str, token: str | None = None, elsewhere: Mapping[str, str] | None = None
+    ) -> script.BootPlan:
+        """What the script for the card `mac` is made from.
+
+        `token` replaces the real one where people read it; `elsewhere` says where copies of the files lie.
+        """
         return script.BootPlan(
             machine=self.machine.name,
             mac=mac,
@@ -310,6 +316,7 @@ class Rescue(models.Model):
             command_line=self.command_line,
             chained=bool(self.chain_script),
             site=site,
+            elsewhere=elsewhere or {},
         )
 
     def authorized_keys(self) -> SSHKeyQuerySet:

@@ -23,7 +23,7 @@ from django.http import (
 from django.template.loader import render_to_string
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 
 from machines.admin.auditing import actor_of
 from machines.boot.http import base_url
@@ -68,7 +68,13 @@ class BuildForm(forms.Form):
     site = forms.CharField(
         required=False,
         label="Address of the site",
-        help_text="As a network card reaches it: http://192.0.2.10:8000, https://…, or ftp://…/MAC-${mac:hexraw}.ipxe.",
+        help_text=mark_safe(
+            "As a network card reaches it: http://192.0.2.10:8000 or https://… Or a file for each machine, as "
+            "<code>manage.py export_boot</code> writes them, from a plain server: "
+            '<button type="button" class="take" data-file="ftp">FTP</button> '
+            '<button type="button" class="take" data-file="tftp">TFTP</button> '
+            '<button type="button" class="take" data-file="http">HTTP</button>'
+        ),
         widget=forms.TextInput(attrs={"class": "machine-text", "size": 44, "spellcheck": "false"}),
     )
     network = forms.ChoiceField(

@@ -14,25 +14,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from machines.boot.request import SETTINGS
+from machines.boot.script import question
+
 DHCP: Final = "dhcp"
-#: What the site understands besides `mac` and `ip`, which are always sent, and the iPXE setting that knows it. netX is
-#: the card that was opened last: the one that asks. `:uristring` keeps a space or an `&` in what a vendor wrote from
-#: breaking the address. Letters outside ASCII arrive mangled (%FFFFFFC3 for %C3), and iPXE expands a `${…}` within a
-#: value too: neither can be helped here.
-VARIABLES: Final[Mapping[str, str]] = {
-    "uuid": "${uuid}",
-    "serial": "${serial:uristring}",
-    "asset": "${asset:uristring}",
-    "manufacturer": "${manufacturer:uristring}",
-    "product": "${product:uristring}",
-    "hostname": "${hostname:uristring}",
-    "dns": "${netX/dns}",
-    "gateway": "${netX/gateway}",
-    "netmask": "${netX/netmask}",
-    "platform": "${platform}",
-    "buildarch": "${buildarch}",
-    "version": "${version:uristring}",
-}
+#: What can be sent besides `mac` and `ip`, which are always sent, and the iPXE setting that knows it.
+VARIABLES: Final = SETTINGS
 #: What the path of a file per machine may hold, and what becomes of it: the plain setting is the first card's.
 PLACEHOLDERS: Final[Mapping[str, str]] = {
     "${mac:hexraw}": "${netX/mac:hexraw}",
@@ -55,7 +42,14 @@ _LINK_AGAIN = 15
 #: What leaving iPXE takes at most where a connection is still open (TCP_FINISH_TIMEOUT).
 _LEAVING = 1
 
-_SCHEMES = {"http": "DOWNLOAD_PROTO_HTTP", "https": "DOWNLOAD_PROTO_HTTPS", "ftp": "DOWNLOAD_PROTO_FTP"}
+_SCHEMES = {
+    "http": "DOWNLOAD_PROTO_HTTP",
+    "https": "DOWNLOAD_PROTO_HTTPS",
+    "ftp": "DOWNLOAD_PROTO_FTP",
+    "tftp": "DOWNLOAD_PROTO_TFTP",
+}
+#: They fetch files, and have no query: each machine has a file of its own there.
+_PLAIN = {"ftp", "tftp"}
 _SITE = re.compile(r"(?P<scheme>[A-Za-z]+)://(?P<host>[^/:?#@\[\]]*)(?::(?P<port>[0-9]*))?(?P<path>/.*)?", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _PATH = re.compile(r"(?:[A-Za-z0-9._~/+,=:@-]|%[2-9A-Fa-f][0-9A-Fa-f])*", re.ASCII)
@@ -276,13 +270,15 @@ def _url(spec: ScriptSpec) -> str:
         for placeholder, setting in PLACEHOLDERS.items():
             url = url.replace(placeholder, setting)
         return url
-    settings = {"mac": "${netX/mac}", "ip": "${netX/ip}"} | {name: VARIABLES[name] for name in spec.variables}
-    return f"{spec.site}?{'&'.join(f'{name}={setting}' for name, setting in settings.items())}"
+    return question(spec.site, {name: VARIABLES[name] for name in spec.variables})
 
 
 def required_options(spec: ScriptSpec) -> frozenset[str]:
     """The build options, by the names of iPXE's headers, without which the rendered script does not work."""
     needed = {"IMAGE_SCRIPT", "IMAGE_CMD", "NVO_CMD", "IFMGMT_CMD", "NET_PROTO_IPV4", _SCHEMES[spec.scheme]}
+    if not spec.asks:
+        # The exported script of a machine in rescue sends it on to the site.
+        needed.add(_SCHEMES["http"])
     if spec.network == DHCP:
         # The command is not used, but it is what brings DHCP itself.
         needed.add("DHCP_CMD")
@@ -396,7 +392,7 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     }.items()
     for command in commands.split()
 }
-_PROTOCOLS = {**_SCHEMES, "tftp": "DOWNLOAD_PROTO_TFTP", "nfs": "DOWNLOAD_PROTO_NFS"}
+_PROTOCOLS = {**_SCHEMES, "nfs": "DOWNLOAD_PROTO_NFS"}
 _SEPARATORS = {"||", "&&", ";"}
 #: iPXE splits at ASCII white space only.
 _WORD = re.compile(r"[^ \t\n\v\f\r]+")
@@ -492,8 +488,9 @@ def _normal_site(site: str) -> str:
         rest = rest.replace(placeholder, "x")
     if not _PATH.fullmatch(rest):
         raise ValueError("Its path may hold letters, digits, -._~/+,=:@ and %41, and ${mac:hexraw}; there is no query.")
-    if scheme == "ftp" and rest == path:
-        raise ValueError("FTP cannot ask. Name a file per machine, like ftp://192.0.2.10/MAC-${mac:hexraw}.ipxe.")
+    if scheme in _PLAIN and rest == path:
+        example = f"{scheme}://192.0.2.10/MAC-${{mac:hexraw}}.ipxe"
+        raise ValueError(f"{scheme.upper()} cannot ask. Name a file per machine, like {example}.")
     port = f":{int(match['port'])}" if match["port"] else ""
     return f"{scheme}://{host}{port}{DEFAULT_PATH if path == '/' else path}"
 

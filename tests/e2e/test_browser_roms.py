@@ -124,6 +124,19 @@ def test_a_rom_is_built_from_the_form_with_its_preview_and_followed_to_its_end(s
     expect(panel.get_by_role("link", name="Flash it…")).to_be_visible()
 
 
+def test_a_file_for_each_machine_is_offered_and_switches_its_protocol_on(staff: Page, site: Site) -> None:
+    staff.goto(f"{site.url}/admin/roms/build/add/")
+    staff.get_by_label("Address of the site").fill("http://192.0.2.10:8000")
+    staff.get_by_label("Features").select_option("minimal")
+    shoot(staff, "rom-build-file")
+    staff.get_by_role("button", name="FTP", exact=True).click()
+    expect(staff.get_by_label("Address of the site")).to_have_value("ftp://192.0.2.10/MAC-${mac:hexraw}.ipxe")
+    expect(preview(staff)).to_contain_text(
+        "chain --autofree --timeout 8000 ftp://192.0.2.10/MAC-${netX/mac:hexraw}.ipxe"
+    )
+    expect(preview(staff)).to_contain_text("The profile leaves out DOWNLOAD_PROTO_FTP; it is built in for this script")
+
+
 def test_network_settings_and_a_script_by_hand_show_their_fields(staff: Page, site: Site) -> None:
     staff.goto(f"{site.url}/admin/roms/build/add/")
     expect(staff.get_by_label("Netmask:", exact=True)).to_be_hidden()

@@ -338,7 +338,7 @@ LINES = re.compile(
     | ifconf[ ]--configurator[ ]dhcp[ ]--timeout[ ]60000[ ]{_NIC}[ ]\|\|[ ]goto[ ]next
     | set[ ]{_NIC}/(?:ip|netmask|gateway|dns)[ ]\d+\.\d+\.\d+\.\d+
     | {_CHAIN}https?://[a-z0-9.-]+(?::\d+)?/[^\s$?]*\?{_SETTINGS}(?:&{_SETTINGS})*[ ]\|\|
-    | {_CHAIN}(?:ftp|https?)://[^\s$?]*\$\{{netX/mac:hexraw\}}[^\s$?]*[ ]&&[ ]goto[ ]local[ ]\|\|
+    | {_CHAIN}(?:t?ftp|https?)://[^\s$?]*\$\{{netX/mac:hexraw\}}[^\s$?]*[ ]&&[ ]goto[ ]local[ ]\|\|
     | iseq[ ]\$\{{platform\}}[ ]efi[ ]&&[ ]exit[ ]1[ ]\|\| | exit[ ]0""",
     re.VERBOSE,
 )
@@ -421,7 +421,10 @@ def test_a_script_needs_the_options_of_what_it_does() -> None:
     named = ScriptSpec("https://rescue.example.net", STATIC, serial_console=True)
     assert required_options(named) == always | {"DOWNLOAD_PROTO_HTTPS", "DNS_RESOLVER", "CONSOLE_SERIAL"}
     file = ScriptSpec("ftp://192.0.2.10/${mac:hexraw}", STATIC)
-    assert required_options(file) == always | {"DOWNLOAD_PROTO_FTP"}
+    # The exported script of a machine in rescue sends it on to the site.
+    assert required_options(file) == always | {"DOWNLOAD_PROTO_FTP", "DOWNLOAD_PROTO_HTTP"}
+    file = ScriptSpec("tftp://192.0.2.10/${mac:hexraw}", STATIC)
+    assert required_options(file) == always | {"DOWNLOAD_PROTO_TFTP", "DOWNLOAD_PROTO_HTTP"}
 
 
 @given(specs())
@@ -457,7 +460,8 @@ def test_a_site_is_brought_into_its_usual_form(typed: str, meant: str) -> None:
         ("", "like http://"),
         ("192.0.2.10", "like http://"),
         ("http:///boot", "no host name"),
-        ("tftp://192.0.2.10/x", "begins with http://, https://, ftp://"),
+        ("nfs://192.0.2.10/x", "begins with http://, https://, ftp://, tftp://"),
+        ("tftp://192.0.2.10/x", "file per machine"),
         ("http://192.0.2.300", "no IPv4 address"),
         ("http://192.0.2", "no IPv4 address"),
         ("http://127.0.0.1:8000", "cannot reach 127.0.0.1"),

@@ -90,10 +90,16 @@
         // jQuery's: the widget that chooses a card tells nobody else.
         django.jQuery(form()).on("input change", changed);
         form().addEventListener("click", (event) => {
-            const profile = event.target.dataset?.profile;
+            const {profile, file} = event.target.dataset || {};
             if (profile) {
                 form().elements.profile.value = profile;
                 form().elements.profile.dispatchEvent(new Event("change", {bubbles: true}));
+            }
+            if (file) {
+                const site = form().elements.site;
+                const host = site.value.match(/^[a-z]+:\/\/([^/:]+)/i)?.[1] || location.hostname;
+                site.value = `${file}://${host}/MAC-\${mac:hexraw}.ipxe`;
+                site.dispatchEvent(new Event("change", {bubbles: true}));
             }
         });
     });
