@@ -7,7 +7,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from machines.models import AuditEntry, Machine, Rescue, RescueImage, Sighting
+from machines.models import AuditEntry, Delivery, Machine, NotificationRule, Rescue, RescueImage, Sighting
 from machines.timeline import Event
 
 
@@ -93,6 +93,37 @@ def event_json(event: Event) -> dict[str, Any]:
         "count": event.count,
         "repeated_at": iso(event.repeated_at),
         "facts": [{"label": label, "value": value} for label, value in event.facts],
+    }
+
+
+def rule_json(rule: NotificationRule) -> dict[str, Any]:
+    """A notification rule, without its secret; `machines` is null where it is about all."""
+    return {
+        "id": rule.pk,
+        "name": rule.name,
+        "active": rule.is_active,
+        "kind": rule.kind,
+        "url": rule.url,
+        "recipients": rule.addresses,
+        "events": rule.events,
+        "overdue_minutes": rule.overdue_minutes,
+        "machines": None if rule.all_machines else [machine.name for machine in rule.machines.all()],
+    }
+
+
+def delivery_json(message: Delivery) -> dict[str, Any]:
+    return {
+        "id": message.pk,
+        "message_id": message.message_id,
+        "rule": message.rule_name,
+        "event": message.event,
+        "machine": message.machine or None,
+        "state": message.state,
+        "created_at": iso(message.created_at),
+        "delivered_at": iso(message.delivered_at),
+        "next_try_at": iso(message.next_try_at) if message.state == Delivery.State.WAITING else None,
+        "tries": message.log,
+        "payload": message.payload,
     }
 
 

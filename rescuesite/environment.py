@@ -6,8 +6,10 @@ import os
 import secrets
 import zoneinfo
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import environ
 from django.core.exceptions import ImproperlyConfigured
 
 
@@ -93,6 +95,48 @@ def time_zone(name: str) -> str:
     if value not in zoneinfo.available_timezones():
         raise ImproperlyConfigured(f"{name} is “{value}”; expected a name such as Europe/Berlin.")
     return value
+
+
+def email() -> dict[str, Any]:
+    """RESCUESITE_EMAIL_URL as Django's EMAIL_… settings; without it, mail goes nowhere.
+
+    smtp://USER:PASSWORD@HOST:PORT; with smtp+tls:// the connection is encrypted after its start (port 587), with
+    smtp+ssl:// from its start (465). Raises ImproperlyConfigured.
+    """
+    value = os.environ.get("RESCUESITE_EMAIL_URL", "")
+    nowhere = {
+        "EMAIL_BACKEND": "django.core.mail.backends.dummy.EmailBackend",
+        "EMAIL_HOST": "",
+        "EMAIL_PORT": 25,
+        "EMAIL_HOST_USER": "",
+        "EMAIL_HOST_PASSWORD": "",
+        "EMAIL_USE_TLS": False,
+        "EMAIL_USE_SSL": False,
+    }
+    if not value:
+        return nowhere
+    scheme = value.partition("://")[0]
+    try:
+        given = environ.Env.email_url_config(value)
+        ports = {"smtp": 25, "smtp+tls": 587, "smtp+ssl": 465}
+        port = int(given["EMAIL_PORT"] or ports[scheme])
+        if not given["EMAIL_HOST"]:
+            raise ValueError
+    except (KeyError, ValueError):
+        # Not the value itself, which holds a password.
+        raise ImproperlyConfigured(
+            "RESCUESITE_EMAIL_URL is no smtp://USER:PASSWORD@HOST:PORT; smtp+tls:// and smtp+ssl:// are understood too."
+        ) from None
+    return {
+        **nowhere,
+        "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+        "EMAIL_HOST": given["EMAIL_HOST"],
+        "EMAIL_PORT": port,
+        "EMAIL_HOST_USER": given["EMAIL_HOST_USER"] or "",
+        "EMAIL_HOST_PASSWORD": given["EMAIL_HOST_PASSWORD"] or "",
+        "EMAIL_USE_TLS": scheme == "smtp+tls",
+        "EMAIL_USE_SSL": scheme == "smtp+ssl",
+    }
 
 
 def networks(name: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:

@@ -1,6 +1,7 @@
 """Settings of the whole site. What a site's owner may set comes from the environment; README has the table."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ RESCUESITE_TRUST_UNIX_PEER = "unix" in environment.words("RESCUESITE_TRUSTED_PRO
 RESCUESITE_ACCEL_PREFIX = os.environ.get("RESCUESITE_ACCEL_PREFIX", "")
 #: A boot request is answered within this many seconds whatever the database does; the contract allows 2.
 RESCUESITE_BOOT_DEADLINE: float | None = 1.7
+
+#: Networks that notifications may be posted to though they are not public.
+RESCUESITE_WEBHOOK_NETWORKS = environment.networks("RESCUESITE_WEBHOOK_NETWORKS")
 
 #: Where iPXE's source comes from: a Git URL, or a directory; and which version of it.
 RESCUESITE_IPXE_SOURCE = os.environ.get("RESCUESITE_IPXE_SOURCE") or "https://github.com/ipxe/ipxe.git"
@@ -127,6 +131,16 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 LOGIN_URL = "admin:login"
 
+# How mail leaves the site; without it, nobody is told by mail.
+RESCUESITE_EMAIL_GIVEN = bool(os.environ.get("RESCUESITE_EMAIL_URL"))
+_mail = environment.email()
+EMAIL_BACKEND = _mail["EMAIL_BACKEND"]
+EMAIL_HOST, EMAIL_PORT = _mail["EMAIL_HOST"], _mail["EMAIL_PORT"]
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _mail["EMAIL_HOST_USER"], _mail["EMAIL_HOST_PASSWORD"]
+EMAIL_USE_TLS, EMAIL_USE_SSL = _mail["EMAIL_USE_TLS"], _mail["EMAIL_USE_SSL"]
+DEFAULT_FROM_EMAIL = os.environ.get("RESCUESITE_EMAIL_FROM") or f"rescuesite@{socket.gethostname()}"
+EMAIL_TIMEOUT = 20
+
 # Queues: `builds`, and `flash-NAME` for each station.
 TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend", "QUEUES": []}}
 
@@ -162,6 +176,10 @@ SPECTACULAR_SETTINGS = {
     ],
     "ENUM_NAME_OVERRIDES": {
         "JobState": "roms.models.JobState",
+        "FileKind": "machines.models.image.ImageFile.Kind",
+        "NotificationKind": "machines.models.notification.NotificationRule.Kind",
+        "NotificationState": "machines.models.notification.Delivery.State",
+        "NotifiedEvent": "machines.notifications.events.Event",
         "RescueState": "machines.models.rescue_terms.State",
         "MachineState": "machines.api.serializers.STATES",
         "Target": "roms.models.Target",

@@ -11,7 +11,7 @@ import django_filters
 from rest_framework.exceptions import ValidationError
 
 from machines.addresses import AddressError, normalise_mac
-from machines.models import AuditEntry, Machine, Rescue, RescueImage, Sighting
+from machines.models import AuditEntry, Delivery, Machine, NotificationRule, Rescue, RescueImage, Sighting
 from rescuesite.api.lists import MomentFilter
 
 
@@ -100,4 +100,26 @@ class SightingFilter(django_filters.FilterSet):
 
     class Meta:
         model = Sighting
+        fields: list[str] = []
+
+
+class NotificationRuleFilter(django_filters.FilterSet):
+    active = django_filters.BooleanFilter(field_name="is_active")
+    kind = django_filters.ChoiceFilter(choices=NotificationRule.Kind.choices)
+
+    class Meta:
+        model = NotificationRule
+        fields: list[str] = []
+
+
+class DeliveryFilter(django_filters.FilterSet):
+    state = django_filters.ChoiceFilter(choices=Delivery.State.choices)
+    event = django_filters.CharFilter()
+    machine = django_filters.CharFilter(lookup_expr="iexact")
+    rule = django_filters.CharFilter(field_name="rule_name", label="The rule's name.")
+    since = MomentFilter(field_name="created_at", lookup_expr="gte", label="Made then or later.")
+    until = MomentFilter(field_name="created_at", lookup_expr="lt", label="Made before.")
+
+    class Meta:
+        model = Delivery
         fields: list[str] = []

@@ -7,10 +7,15 @@ from urllib.parse import unquote
 
 from machines.addresses import AddressError, IPAddress, normalise_mac, parse_ip
 
-#: What the site understands besides `mac` and `ip`, and the iPXE setting that knows it; https://ipxe.org/cfg. netX is
-#: the card that was opened last: the one that asks. `:uristring` keeps a space or an `&` in what a vendor wrote from
-#: breaking the address. Letters outside ASCII arrive mangled (%FFFFFFC3 for %C3), and iPXE expands a `${…}` within a
-#: value too: neither can be helped here.
+#: iPXE settings that the site understands besides `mac` and `ip`; https://ipxe.org/cfg
+UNDERSTOOD = (
+    *("uuid", "serial", "asset", "manufacturer", "product", "hostname", "netmask", "gateway", "dns"),
+    *("platform", "buildarch", "version"),
+)
+#: How a card is told to send them, in the order of scripts that are in chips already. netX is the card that was opened
+#: last: the one that asks. `:uristring` keeps a space or an `&` in what a vendor wrote from breaking the address.
+#: Letters outside ASCII arrive mangled (%FFFFFFC3 for %C3), and iPXE expands a `${…}` within a value too: neither can
+#: be helped here.
 SETTINGS: Final[Mapping[str, str]] = {
     "uuid": "${uuid}",
     "serial": "${serial:uristring}",
@@ -25,7 +30,6 @@ SETTINGS: Final[Mapping[str, str]] = {
     "buildarch": "${buildarch}",
     "version": "${version:uristring}",
 }
-UNDERSTOOD: Final = tuple(SETTINGS)
 MAX_VALUE = 256
 MAX_NAME = 32
 MAX_EXTRA = 16

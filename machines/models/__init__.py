@@ -5,6 +5,7 @@ from machines.models.audit import Actor, AuditEntry
 from machines.models.image import ImageFile, RescueImage, StoredFile
 from machines.models.login_failure import LoginFailure
 from machines.models.machine import AllowedNetwork, LastContact, MACAddress, Machine
+from machines.models.notification import Delivery, NotificationRule
 from machines.models.rescue import Rescue, RescueFile
 from machines.models.sighting import Sighting
 from machines.models.ssh_key import SSHKey
@@ -14,11 +15,13 @@ __all__ = [
     "Actor",
     "AllowedNetwork",
     "AuditEntry",
+    "Delivery",
     "ImageFile",
     "LastContact",
     "LoginFailure",
     "MACAddress",
     "Machine",
+    "NotificationRule",
     "Rescue",
     "RescueFile",
     "RescueImage",

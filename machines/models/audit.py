@@ -49,9 +49,10 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         at: datetime | None = None,
         **fields: Any,
     ) -> AuditEntry:
-        """Add one entry. `fields` are the remaining columns of AuditEntry."""
+        """Add one entry, and queue what others are to be told of it. `fields` are the remaining columns."""
         entry = self._entry(action, actor=actor, machine=machine, rescue=rescue, at=at, **fields)
         entry.save(force_insert=True)
+        _announce(entry, rescue)
         return entry
 
     def record_many(
@@ -69,12 +70,15 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
             batch_size=500,
         )
 
-    def record_answer(self, action: str, *, machine: Machine, at: datetime, **fields: Any) -> None:
+    def record_answer(
+        self, action: str, *, machine: Machine, at: datetime, rescue: Rescue | None = None, **fields: Any
+    ) -> None:
         """Count an answer to a machine: like ones within a minute share an entry, and a day's entries are bounded.
 
-        Call it in a transaction that holds the machine's row, so that like answers at one moment find each other.
+        Others are told of a new entry only. Call it in a transaction that holds the machine's row, so that like
+        answers at one moment find each other.
         """
-        entry = self._entry(action, machine=machine, at=at, **fields)
+        entry = self._entry(action, machine=machine, rescue=rescue, at=at, **fields)
         like = self.filter(
             machine_pk=entry.machine_pk,
             rescue_pk=entry.rescue_pk,
@@ -87,6 +91,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         if self._count_latest(repeated, at) or (self._full(entry) and self._count_latest(today, at)):
             return
         entry.save(force_insert=True)
+        _announce(entry, rescue)
 
     def record_stranger(self, action: str, *, at: datetime, count: int = 1, **fields: Any) -> None:
         """Count answers to nobody in particular: one entry for each reason and minute, whoever asked."""
@@ -152,6 +157,12 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
 
     def _count(self, entries: models.QuerySet[AuditEntry], at: datetime, by: int = 1) -> bool:
         return models.QuerySet.update(entries, count=F("count") + by, repeated_at=at) > 0
+
+
+def _announce(entry: AuditEntry, rescue: Rescue | None) -> None:
+    from machines.models.notification import Delivery
+
+    Delivery.objects.announce(entry, rescue)
 
 
 class AuditIsAppendOnlyError(TypeError):

@@ -20,7 +20,7 @@ from machines.models import Actor
 
 #: The resources' lists, by the names that their routes have.
 LISTS = (
-    *("machines", "images", "rescues", "audit", "sightings"),
+    *("machines", "images", "rescues", "audit", "sightings", "notification-rules", "notifications"),
     *("rom-builds", "flash-jobs", "cards", "stations", "installed-roms"),
 )
 

@@ -1,4 +1,4 @@
-"""The worker: runs what lies in its queues, one after the other, and looks after jobs whose workers have gone."""
+"""The worker: runs what lies in its queues, one after the other, looks after jobs whose workers have gone, notifies."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from django_tasks.base import TaskResultStatus
 from django_tasks_db.management.commands.db_worker import Worker
 from django_tasks_db.models import DBTaskResult
 
+from machines.notifications.notifier import Notifier
 from roms.jobs.running import shutting_down
 from roms.models import Build, FlashJob, Job, JobState, Station
 from roms.models.job import REQUEUE_AFTER, worker_identity
@@ -43,6 +44,9 @@ class ROMWorker(Worker):
         )
         self._station = station
         self._ended = threading.Event()
+        # A station elsewhere may reach the database alone.
+        self._notifies = BUILDS in queue_names
+        self._notifier = Notifier()
 
     def shutdown(self, signum: int, frame: FrameType | None) -> None:
         shutting_down.set()
@@ -59,10 +63,13 @@ class ROMWorker(Worker):
     def run(self) -> None:
         keeper = threading.Thread(target=self._look_after, daemon=True, name="looks after jobs")
         keeper.start()
+        if self._notifies:
+            self._notifier.start()
         try:
             super().run()
         finally:
             self._ended.set()
+            self._notifier.stop()
 
     def _look_after(self) -> None:
         try:

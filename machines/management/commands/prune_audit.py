@@ -1,4 +1,4 @@
-"""manage.py prune_audit: remove old audit entries, and files that nothing boots any more."""
+"""manage.py prune_audit: remove old audit entries and notifications, and files that nothing boots any more."""
 
 from argparse import ArgumentParser
 from datetime import timedelta
@@ -8,11 +8,17 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from machines.management.terminal import actor_named
-from machines.models import AuditEntry, Rescue, StoredFile
+from machines.models import AuditEntry, Delivery, Rescue, StoredFile
+
+#: Notifications say nothing that the audit log does not.
+_MESSAGES_KEPT = timedelta(days=90)
 
 
 class Command(BaseCommand):
-    help = "Remove audit entries older than so many days, and files that no image and no rescue uses any more."
+    help = (
+        "Remove audit entries older than so many days, notifications older than 90, and files that no image and no "
+        "rescue uses any more."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--days", type=int, default=400, help="keep this many days (default: %(default)s)")
@@ -21,6 +27,11 @@ class Command(BaseCommand):
         if days < 1:
             raise CommandError("Keep one day at least.")
         ended = Rescue.objects.end_expired()
-        entries = AuditEntry.objects.prune(timezone.now() - timedelta(days=days), actor_named(None))
+        before = timezone.now() - timedelta(days=days)
+        entries = AuditEntry.objects.prune(before, actor_named(None))
+        messages = Delivery.objects.prune(max(before, timezone.now() - _MESSAGES_KEPT))
         files = StoredFile.objects.discard_unused()
-        self.stdout.write(f"{entries} audit entries and {files} files removed, {ended} expired rescues ended.")
+        self.stdout.write(
+            f"{entries} audit entries, {messages} notifications and {files} files removed, "
+            f"{ended} expired rescues ended."
+        )

@@ -9,7 +9,10 @@ from roms.models.station import LOCAL
 
 
 class Command(BaseCommand):
-    help = "Run builds, and the flash jobs of a station. “make run” starts one; a host with cards may have its own."
+    help = (
+        "Run builds, and the flash jobs of a station; who runs builds delivers notifications too. “make run” starts "
+        "one; a host with cards may have its own."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--station", default=LOCAL, help="whose cards are plugged into this host (default: local)")

@@ -1,0 +1,236 @@
+"""Notifications: the rules, and what was delivered because of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db import transaction
+from django.db.models import Count, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from machines.admin.auditing import actor_of
+from machines.models import Delivery, NotificationRule
+from machines.notifications.events import TEST, Event
+
+_FIELDS = (
+    *("name", "is_active", "events", "overdue_minutes", "all_machines", "machines"),
+    *("kind", "url", "recipients"),
+)
+_LOOKS = {"waiting": "booting", "delivered": "up", "given_up": "refused"}
+
+
+class NotificationRuleForm(forms.ModelForm[NotificationRule]):
+    events = forms.MultipleChoiceField(
+        choices=Event,
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": "Choose at least one event."},
+    )
+
+    class Meta:
+        model = NotificationRule
+        fields = _FIELDS
+        widgets = {
+            "url": forms.URLInput(attrs={"class": "vURLField", "spellcheck": "false"}),
+            "recipients": forms.Textarea(attrs={"rows": 2, "class": "vLargeTextField"}),
+        }
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean() or {}
+        if not values.get("all_machines") and not values.get("machines"):
+            self.add_error("machines", "Choose machines, or all.")
+        return values
+
+
+@admin.register(NotificationRule)
+class NotificationRuleAdmin(admin.ModelAdmin[NotificationRule]):
+    """The model leaves the audit entries, as programs make rules too."""
+
+    form = NotificationRuleForm
+    list_display = ("name", "is_active", "goes_to", "tells_of", "of_machines", "waiting", "given_up")
+    list_filter = ("is_active", "kind")
+    search_fields = ("name", "url", "recipients")
+    autocomplete_fields = ("machines",)
+    actions = ("send_test", "renew_secret")
+    fieldsets = (
+        (None, {"fields": ("name", "is_active")}),
+        ("What is told", {"fields": ("events", "overdue_minutes", "all_machines", "machines")}),
+        ("Whom", {"fields": ("kind", "url", "recipients")}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[NotificationRule]:
+        rules = super().get_queryset(request).prefetch_related("machines")
+        states = {"waiting_number": Delivery.State.WAITING, "given_up_number": Delivery.State.GIVEN_UP}
+        return rules.annotate(
+            **{name: Count("deliveries", Q(deliveries__state=state)) for name, state in states.items()}
+        )
+
+    @admin.display(description="goes to")
+    def goes_to(self, rule: NotificationRule) -> str:
+        return rule.destination
+
+    @admin.display(description="tells of")
+    def tells_of(self, rule: NotificationRule) -> str:
+        return ", ".join(rule.events)
+
+    @admin.display(description="machines")
+    def of_machines(self, rule: NotificationRule) -> str:
+        if rule.all_machines:
+            return "all"
+        names = [machine.name for machine in rule.machines.all()]
+        return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
+
+    @admin.display(description="waiting", ordering="waiting_number")
+    def waiting(self, rule: Any) -> SafeString | int:
+        return self._deliveries(rule, Delivery.State.WAITING, rule.waiting_number)
+
+    @admin.display(description="given up", ordering="given_up_number")
+    def given_up(self, rule: Any) -> SafeString | int:
+        return self._deliveries(rule, Delivery.State.GIVEN_UP, rule.given_up_number)
+
+    @staticmethod
+    def _deliveries(rule: NotificationRule, state: str, number: int) -> SafeString | int:
+        if not number:
+            return 0
+        where = f"{reverse('admin:machines_delivery_changelist')}?rule__id__exact={rule.pk}&state__exact={state}"
+        return format_html('<a href="{}">{}</a>', where, number)
+
+    # Changing
+
+    def save_model(self, request: HttpRequest, obj: NotificationRule, form: Any, change: bool) -> None:
+        values = {name: form.cleaned_data[name] for name in _FIELDS if name != "machines"}
+        machines = list(form.cleaned_data["machines"])
+        if change:
+            obj.revise(values, machines, actor_of(request))
+        else:
+            request.secret = obj.issue(machines, actor_of(request))  # type: ignore[attr-defined]
+
+    def response_add(
+        self, request: HttpRequest, obj: NotificationRule, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        if obj.kind == NotificationRule.Kind.WEBHOOK:
+            return self._show_secret(request, obj, request.secret)  # type: ignore[attr-defined]
+        return super().response_add(request, obj, post_url_continue)
+
+    def _show_secret(self, request: HttpRequest, rule: NotificationRule, secret: str) -> HttpResponse:
+        """In this response and nowhere else: a message would be kept until somebody reads it."""
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "The signing secret, shown this once",
+            "opts": self.opts,
+            "rule": rule,
+            "secret": secret,
+        }
+        headers = {"Cache-Control": "no-store"}
+        return TemplateResponse(request, "machines/webhook_secret.html", context, headers=headers)
+
+    def delete_model(self, request: HttpRequest, obj: NotificationRule) -> None:
+        obj.retire(actor_of(request))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[NotificationRule]) -> None:
+        with transaction.atomic():
+            for rule in queryset:
+                rule.retire(actor_of(request))
+
+    @admin.action(description="Send a test", permissions=["change"])
+    def send_test(self, request: HttpRequest, queryset: QuerySet[NotificationRule]) -> None:
+        for rule in queryset:
+            message = rule.send_test(actor_of(request))
+            where = reverse("admin:machines_delivery_change", args=[message.pk])
+            text = format_html('A test by “{}” is on its way: <a href="{}">see whether it arrives</a>.', rule, where)
+            self.message_user(request, text, messages.SUCCESS)
+
+    @admin.action(description="Make a new signing secret", permissions=["change"])
+    def renew_secret(self, request: HttpRequest, queryset: QuerySet[NotificationRule]) -> HttpResponse | None:
+        if queryset.count() != 1:
+            self.message_user(request, "Choose one rule: its new secret is shown once.", messages.ERROR)
+            return None
+        rule = queryset.get()
+        return self._show_secret(request, rule, rule.renew_secret(actor_of(request)))
+
+
+class EventFilter(admin.SimpleListFilter):
+    title = "event"
+    parameter_name = "event"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(event, event) for event in (*Event.values, TEST)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> QuerySet[Delivery]:
+        return queryset.filter(event=self.value()) if self.value() else queryset
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(admin.ModelAdmin[Delivery]):
+    """To read. What can be done is to send one again."""
+
+    list_display = ("created_at", "event", "machine", "text", "rule_name", "standing", "tries", "latest")
+    list_filter = ("state", EventFilter, "rule", "created_at")
+    search_fields = ("machine", "rule_name", "message_id", "event")
+    list_per_page = 100
+    show_full_result_count = False
+    actions = ("send_again",)
+    fields = (
+        "event", "machine", "rule_name", "text", "standing", "created_at", "delivered_at", "next", "all_tries",
+        "message_id", "message",
+    )  # fmt: skip
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Delivery | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Delivery | None = None) -> bool:
+        return False
+
+    def has_send_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("machines.change_notificationrule")
+
+    @admin.display(description="state", ordering="state")
+    def standing(self, message: Delivery) -> SafeString:
+        look = _LOOKS[message.state]
+        return format_html('<span class="state state-{}">{}</span>', look, message.get_state_display().lower())
+
+    @admin.display(description="says")
+    def text(self, message: Delivery) -> str:
+        return str(message.payload.get("text", ""))
+
+    @admin.display(description="latest answer")
+    def latest(self, message: Delivery) -> str:
+        return message.last_error or str(message.last_status or "")
+
+    @admin.display(description="next try")
+    def next(self, message: Delivery) -> str:
+        if message.state != Delivery.State.WAITING:
+            return "none"
+        if message.next_try_at <= timezone.now():
+            return "as soon as a worker is free"
+        return f"{timezone.localtime(message.next_try_at):%Y-%m-%d %H:%M:%S}"
+
+    @admin.display(description="tries")
+    def all_tries(self, message: Delivery) -> SafeString | str:
+        lines = [
+            (one["at"][:19].replace("T", " "), one["error"] or f"arrived: {one['status'] or 'sent'}")
+            for one in message.log
+        ]
+        return format_html("<ul>{}</ul>", format_html_join("", "<li>{} UTC: {}</li>", lines)) if lines else "none yet"
+
+    @admin.display(description="message")
+    def message(self, message: Delivery) -> SafeString:
+        return format_html("<pre>{}</pre>", json.dumps(message.payload, indent=2, ensure_ascii=False))
+
+    @admin.action(description="Send selected notifications again", permissions=["send"])
+    def send_again(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
+        sent = [message.send_again(actor_of(request)) for message in queryset]
+        if any(sent):
+            self.message_user(request, f"{sum(sent)} queued once more.", messages.SUCCESS)
+        if not all(sent):
+            self.message_user(request, f"The rules of {sent.count(False)} were deleted.", messages.ERROR)

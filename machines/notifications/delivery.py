@@ -1,0 +1,119 @@
+"""What the worker does with messages that are due: one receiver after the other, side by side with other receivers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.core.mail import EmailMessage
+from django.db import Error, connection
+from django.utils import timezone
+
+from machines.models.notification import Delivery, NotificationRule
+from machines.notifications import webhook
+
+logger = logging.getLogger(__name__)
+
+#: So many receivers at once: one that is slow keeps no other waiting.
+_AT_ONCE = 4
+#: So many messages of one pass.
+_BATCH = 500
+
+
+class DeliveryError(Exception):
+    """A message did not arrive; `status` is the receiver's answer, where there was one."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def deliver_due(now: datetime | None = None, *, at_once: int = _AT_ONCE) -> int:
+    """Try all messages that are due, those of a rule in their order; return how many arrived."""
+    due = sorted(Delivery.objects.due(now or timezone.now())[:_BATCH], key=lambda message: message.rule_id or 0)
+    groups = [list(messages) for _, messages in itertools.groupby(due, key=lambda message: message.rule_id)]
+    if at_once == 1 or len(groups) <= 1:
+        return sum(map(_deliver_in_order, groups))
+    with ThreadPoolExecutor(at_once, thread_name_prefix="delivers") as pool:
+        return sum(pool.map(_in_thread, groups))
+
+
+def _in_thread(messages: list[Delivery]) -> int:
+    try:
+        return _deliver_in_order(messages)
+    except Error:
+        logger.exception("messages cannot be delivered now")
+        return 0
+    finally:
+        connection.close()
+
+
+def _deliver_in_order(messages: list[Delivery]) -> int:
+    """Try them until one fails: the receiver gets a breather then."""
+    arrived = 0
+    for message in messages:
+        if not message.claim(timezone.now()):
+            continue
+        began = time.monotonic()
+        try:
+            status = _send(message)
+        except DeliveryError as error:
+            logger.warning("%s did not arrive, try %s: %s", message, message.tries, error)
+            message.failed(timezone.now(), str(error), error.status)
+            break
+        message.arrived(timezone.now(), status)
+        logger.info("%s arrived after %.1f s", message, time.monotonic() - began)
+        arrived += 1
+    return arrived
+
+
+def _send(message: Delivery) -> int | None:
+    """Returns the receiver's answer, where its way has one. Raises DeliveryError, whatever goes wrong."""
+    rule = message.rule
+    if rule is None:
+        raise DeliveryError("The rule was deleted.")
+    try:
+        if rule.kind == NotificationRule.Kind.EMAIL:
+            _mail(rule, message.payload, message.message_id)
+            return None
+        return _post(rule, message)
+    except webhook.WebhookError as error:
+        raise DeliveryError(str(error), error.status) from error
+    except Exception as error:
+        # Whatever it is: this message waits, and the others go on.
+        logger.debug("a message could not be sent", exc_info=True)
+        raise DeliveryError(f"{type(error).__name__}: {error}") from error
+
+
+def _post(rule: NotificationRule, message: Delivery) -> int:
+    body = json.dumps(message.payload, ensure_ascii=False).encode("utf-8", "replace")
+    timestamp = int(time.time())
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": "rescuesite",
+        "webhook-id": message.message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": webhook.signature(rule.secret, message.message_id, timestamp, body),
+    }
+    return webhook.post(webhook.parse(rule.url), body, headers, settings.RESCUESITE_WEBHOOK_NETWORKS)
+
+
+def _mail(rule: NotificationRule, payload: dict[str, Any], message_id: str) -> None:
+    rescue = payload["data"]["rescue"] or {}
+    lines = [payload["text"], "", f"When: {payload['timestamp']}"]
+    names = ("state", "image", "lifetime", "expires_at", "reason", "enabled_by", "address", "end_cause")
+    lines += [f"{name.replace('_', ' ').capitalize()}: {rescue[name]}" for name in names if rescue.get(name)]
+    lines += [f"Host key: {key}" for key in rescue.get("host_keys", [])]
+    lines += ["", f"Told by the rule “{rule.name}” of {settings.RESCUESITE_BASE_URL}"]
+    EmailMessage(
+        subject=f"[rescue] {payload['text']}"[:200],
+        body="\n".join(lines) + "\n",
+        to=rule.addresses,
+        headers={"Message-ID": f"<{message_id}@rescuesite>", "Auto-Submitted": "auto-generated"},
+    ).send()

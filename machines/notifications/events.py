@@ -1,0 +1,94 @@
+"""What others can be told of, and what of the audit log that is. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from django.db import models
+
+if TYPE_CHECKING:
+    from machines.models.audit import AuditEntry
+
+
+class Event(models.TextChoices):
+    """What a rule can be about; the values are the `type` of what is sent."""
+
+    ENABLED = "rescue.enabled", "rescue enabled"
+    UP = "rescue.up", "rescue system is up"
+    ENDED = "rescue.ended", "rescue ended"
+    OVERDUE = "rescue.overdue", "rescue system is not up after so many minutes"
+    REFUSED = "rescue.refused", "a request for a machine in rescue was refused"
+    JOB_FINISHED = "job.finished", "a build or flash job has succeeded"
+    JOB_FAILED = "job.failed", "a build or flash job has failed, or lost its worker"
+
+
+#: Sent by hand, to see whether it arrives; no rule has to name it.
+TEST = "test"
+
+_ACTIONS = {
+    "rescue_enabled": Event.ENABLED,
+    "up": Event.UP,
+    "rescue_disabled": Event.ENDED,
+    "rescue_ended": Event.ENDED,
+    "file_refused": Event.REFUSED,
+    # A second system with the token of a rescue that is up.
+    "up_refused": Event.REFUSED,
+}
+_JOB_OUTCOMES = {
+    "succeeded": Event.JOB_FINISHED,
+    "failed": Event.JOB_FAILED,
+    "errored": Event.JOB_FAILED,
+    "lost": Event.JOB_FAILED,
+}
+_END_CAUSES = {
+    "next_boot": "it has booted again",
+    "expired": "its time is over",
+}
+
+
+def event_of(entry: AuditEntry) -> Event | None:
+    """What an audit entry is to others; None for most."""
+    if entry.action == "boot":
+        return Event.REFUSED if entry.outcome == "refused" and entry.rescue_pk else None
+    if entry.action in {"build_finished", "flash_finished"}:
+        return _JOB_OUTCOMES.get(entry.outcome)
+    return _ACTIONS.get(entry.action)
+
+
+def key_of(event: Event, entry: AuditEntry) -> str:
+    """What makes this event this one; a rule tells of it once. A rescue ends once, whoever notices it first."""
+    if event is Event.ENDED:
+        return ended_key(entry.rescue_pk)
+    return f"{event}:{entry.pk}"
+
+
+def ended_key(rescue_pk: int | None) -> str:
+    return f"{Event.ENDED}:{rescue_pk}"
+
+
+def sentence(event: str, machine: str, rescue: Mapping[str, Any] | None, audit: Mapping[str, Any] | None) -> str:
+    """The event in one line, for a mail's subject and for chats. The arguments are as the API shows them."""
+    rescue, audit = rescue or {}, audit or {}
+    by = f" by {audit['actor']}" if audit.get("actor") else ""
+    reason = f": {audit['reason']}" if audit.get("reason") else ""
+    match event:
+        case Event.ENABLED:
+            return f"{machine}: rescue enabled{by}{reason}"
+        case Event.UP:
+            where = f", ssh root@{rescue['address']}" if rescue.get("address") else ""
+            return f"{machine}: rescue system is up{where}"
+        case Event.ENDED:
+            cause = _END_CAUSES.get(str(rescue.get("end_cause")))
+            return f"{machine}: rescue ended, {cause}" if cause else f"{machine}: rescue disabled{by}{reason}"
+        case Event.OVERDUE:
+            return f"{machine}: the rescue system is not up yet ({rescue.get('state')})"
+        case Event.REFUSED:
+            source = f" from {audit['source']}" if audit.get("source") else ""
+            return f"{machine}: a request{source} was refused{reason}"
+        case Event.JOB_FINISHED | Event.JOB_FAILED:
+            subject = str(audit.get("details", {}).get("subject", "job"))
+            about = f"{machine}: " if machine else ""
+            return f"{about}{subject} {audit.get('outcome')}{reason}"
+        case _:
+            return "This is a test of a notification"

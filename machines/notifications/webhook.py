@@ -1,0 +1,207 @@
+"""Posting to an address that staff wrote down: signed, without redirects, and not to where it must not go. No Django.
+
+The signature is that of https://www.standardwebhooks.com, for which receivers have libraries.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import http.client
+import secrets
+import socket
+import ssl
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import urlsplit
+
+from machines.addresses import IPAddress, IPNetwork
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 - the standard's
+_SECRET_BYTES = 32
+MAX_URL = 500
+#: Seconds for a connection, and for what comes after; and for all of it.
+_STEP, _WHOLE = 10, 20
+#: So much of an answer is read, and shown.
+_MAX_ANSWER = 500
+
+
+class WebhookAddressError(ValueError):
+    """An address cannot be posted to; the message says why."""
+
+
+class WebhookError(Exception):
+    """It did not arrive. `status` is the receiver's answer, None where there was none."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Target:
+    """A webhook's address, taken apart."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def origin(self) -> str:
+        """Without the path, which may be a secret."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        usual = self.port == (443 if self.scheme == "https" else 80)
+        return f"{self.scheme}://{host}" + ("" if usual else f":{self.port}")
+
+
+def parse(url: str) -> Target:
+    """Raises WebhookAddressError for what is no address to post to."""
+    if not url.isascii() or not url.isprintable() or " " in url or len(url) > MAX_URL:
+        raise WebhookAddressError(f"Write an address of at most {MAX_URL} ASCII characters, without spaces.")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise WebhookAddressError("This is no address; write it like https://chat.example.net/hook.") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise WebhookAddressError("Write it like https://chat.example.net/hook; http:// works too.")
+    if parts.username is not None or parts.password is not None:
+        raise WebhookAddressError("Leave out user and password: what is sent is signed instead.")
+    if parts.fragment:
+        raise WebhookAddressError("Leave out what follows the “#”: it is never sent.")
+    if port == 0:
+        raise WebhookAddressError("A port is between 1 and 65535.")
+    path = parts.path or "/"
+    return Target(
+        parts.scheme,
+        parts.hostname,
+        port or (443 if parts.scheme == "https" else 80),
+        f"{path}?{parts.query}" if parts.query else path,
+    )
+
+
+def new_secret() -> str:
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+
+
+def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
+    """The value of the header `webhook-signature`."""
+    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    return f"v1,{base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()}"
+
+
+def objection(address: IPAddress, allowed: Sequence[IPNetwork]) -> str:
+    """Why nothing is posted to `address`; empty where it may be.
+
+    `allowed` are the networks that the site's owner named. Link-local addresses, where clouds keep their secrets, are
+    none's to allow; this host itself only by a network that holds nothing else.
+    """
+    inner = _inner(address)
+    named = [network for network in allowed if inner in network]
+    if inner.is_link_local:
+        return f"{inner} is a link-local address"
+    if inner.is_loopback or inner.is_unspecified:
+        return "" if any(network.is_loopback for network in named) else f"{inner} is this host itself"
+    if inner.is_multicast:
+        return f"{inner} is a multicast address"
+    if not inner.is_global and not named:
+        return f"{inner} is no public address, and RESCUESITE_WEBHOOK_NETWORKS does not name its network"
+    return ""
+
+
+def _inner(address: IPAddress) -> IPAddress:
+    """The IPv4 address that an IPv6 one stands for, where it stands for one: it leads there."""
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped or address.sixtofour:
+            return address.ipv4_mapped or address.sixtofour or address
+        # NAT64's well-known prefix, RFC 6052.
+        if int(address) >> 32 == 0x0064FF9B << 64:
+            return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+def resolve(target: Target, allowed: Sequence[IPNetwork]) -> list[IPAddress]:
+    """Where the target's name leads. Raises WebhookError where one of the addresses must not be posted to."""
+    try:
+        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise WebhookError(f"The name {target.host} cannot be looked up: {error}") from None
+    addresses = [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    for address in addresses:
+        if why := objection(address, allowed):
+            raise WebhookError(f"Nothing is sent to {target.host}: {why}.")
+    return list(dict.fromkeys(addresses))
+
+
+def post(target: Target, body: bytes, headers: Mapping[str, str], allowed: Sequence[IPNetwork] = ()) -> int:
+    """Post `body` and return the status, 2xx. Raises WebhookError; a redirect is an error as well.
+
+    The connection goes to the address that was looked at, not to what the name leads to a moment later.
+    """
+    addresses = resolve(target, allowed)
+    connection = _connected(target, addresses)
+    # A receiver that sends a byte now and then would hold us for ever.
+    late = threading.Event()
+    watchdog = threading.Timer(_WHOLE, _hang_up, [connection, late])
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        connection.request("POST", target.path, body, {"Connection": "close", **headers})
+        response = connection.getresponse()
+        said = response.read(_MAX_ANSWER)
+        if late.is_set():
+            # What was cut off looks like an answer.
+            raise TimeoutError(f"not within {_WHOLE} s")
+    except (OSError, http.client.HTTPException) as error:
+        raise WebhookError(f"{target.origin} took the connection and did not answer: {_told(error)}") from None
+    finally:
+        watchdog.cancel()
+        connection.close()
+    if not 200 <= response.status < 300:
+        redirect = ", a redirect, which is not followed" if 300 <= response.status < 400 else ""
+        text = "".join(c for c in said.decode("utf-8", "replace") if c.isprintable()).strip()
+        answer = f"{response.status} {response.reason}{redirect}"
+        raise WebhookError(f"{target.origin} answered {answer}" + (f": {text}" if text else ""), response.status)
+    return response.status
+
+
+def _connected(target: Target, addresses: Sequence[IPAddress]) -> http.client.HTTPConnection:
+    connection: http.client.HTTPConnection
+    context = ssl.create_default_context() if target.scheme == "https" else None
+    if context:
+        connection = http.client.HTTPSConnection(target.host, target.port, timeout=_STEP, context=context)
+    else:
+        connection = http.client.HTTPConnection(target.host, target.port, timeout=_STEP)
+    errors = []
+    for address in addresses:
+        try:
+            plain = socket.create_connection((str(address), target.port), _STEP)
+        except OSError as error:
+            errors.append(f"{address}: {_told(error)}")
+            continue
+        try:
+            connection.sock = context.wrap_socket(plain, server_hostname=target.host) if context else plain
+        except (OSError, ValueError) as error:
+            plain.close()
+            errors.append(f"{address}: {_told(error)}")
+            continue
+        return connection
+    raise WebhookError(f"{target.origin} cannot be reached: {'; '.join(errors)}")
+
+
+def _hang_up(connection: http.client.HTTPConnection, late: threading.Event) -> None:
+    late.set()
+    if connection.sock:
+        try:
+            connection.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+
+
+def _told(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__
