@@ -139,28 +139,6 @@ def test_who_may_enable_need_not_be_able_to_edit(
 
 
 @pytest.mark.parametrize(
-    ("path", "permission"),
-    [
-        ("machine/{machine}/change/", "view_machine"),
-        ("machine/{machine}/panel/", "view_machine"),
-        ("machine/{machine}/preview/", "view_machine"),
-        ("machine/add/", "add_machine"),
-        ("rescueimage/{image}/change/", "view_rescueimage"),
-        ("rescueimage/add/", "add_rescueimage"),
-        ("auditentry/", "view_auditentry"),
-        ("auditentry/export/", "view_auditentry"),
-        ("sighting/", "view_sighting"),
-    ],
-)
-def test_a_page_opens_with_its_permission_and_not_without(
-    path: str, permission: str, staff: Callable[..., Client], machine: Machine, image: RescueImage
-) -> None:
-    url = "/admin/machines/" + path.format(machine=machine.pk, image=image.pk)
-    assert staff(name="nobody").get(url).status_code == 403
-    assert staff(permission).get(url).status_code == 200
-
-
-@pytest.mark.parametrize(
     "path", ["machine/1/panel/", "machine/1/preview/", "machine/rescue/enable/?ids=1", "auditentry/"]
 )
 def test_a_page_asks_who_is_not_logged_in_to_log_in(path: str, client: Client, machine: Machine) -> None:

@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address, ip_network
@@ -28,53 +27,17 @@ from machines.notifications.clock import announce_what_time_did
 from machines.notifications.delivery import deliver_due
 from machines.notifications.events import Event
 from tests.machines.support import HOST_KEY, ask, at, body, enable, fetch, kind, noon, report
+from tests.receiver import Receiver
 
 ALICE = Actor("alice")
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 
 
-@dataclass
-class Receiver:
-    """A program that takes what is posted to it; `answers` are the statuses to come, 200 after them."""
-
-    url: str = ""
-    requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
-    answers: list[int] = field(default_factory=list)
-    headers: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def told(self) -> list[dict[str, Any]]:
-        return [json.loads(sent) for _, _, sent in self.requests]
-
-    @property
-    def types(self) -> list[str]:
-        return [told["type"] for told in self.told]
-
-
 @pytest.fixture
 def receiver(settings: LazySettings) -> Iterator[Receiver]:
     settings.RESCUESITE_WEBHOOK_NETWORKS = LOOPBACK
-    taking = Receiver()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            sent = self.rfile.read(int(self.headers["Content-Length"]))
-            taking.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, sent))
-            self.send_response(taking.answers.pop(0) if taking.answers else 200)
-            for name, value in {"Content-Length": "0", **taking.headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        taking.url = f"http://127.0.0.1:{server.server_port}/hook/s3cret"
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
+    with Receiver() as taking:
         yield taking
-        server.shutdown()
-        thread.join()
 
 
 def rule(receiver: Receiver | None = None, *machines: Machine, **values: Any) -> NotificationRule:

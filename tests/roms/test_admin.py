@@ -108,42 +108,6 @@ def errors(response: Any) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     ("path", "permission"),
     [
-        ("build/", "view_build"),
-        ("build/add/", "build_rom"),
-        ("build/{build}/change/", "view_build"),
-        ("build/{build}/panel/", "view_build"),
-        ("build/{build}/log/", "view_build"),
-        ("build/{build}/rom/", "view_build"),
-        ("build/{build}/rom/padded/", "view_build"),
-        ("flashjob/", "view_flashjob"),
-        ("flashjob/add/", "flash_rom"),
-        ("flashjob/{job}/change/", "view_flashjob"),
-        ("flashjob/{job}/panel/", "view_flashjob"),
-        ("flashjob/{job}/log/", "view_flashjob"),
-        ("flashjob/{job}/backup/", "view_flashjob"),
-        ("card/", "view_card"),
-        ("card/lspci/", "view_card"),
-        ("card/{card}/change/", "view_card"),
-        ("card/add/", "add_card"),
-        ("station/", "view_station"),
-        ("installedrom/", "view_installedrom"),
-    ],
-)
-def test_a_page_opens_with_its_permission_and_not_without(
-    path: str, permission: str, staff: Callable[..., Client], job: FlashJob, build: Build, client: Client
-) -> None:
-    saved(job)
-    url = "/admin/roms/" + path.format(build=build.pk, job=job.pk, card=job.card_id)
-    assert client.get(url)["Location"].startswith("/admin/login/")
-    assert staff(name="nobody").get(url).status_code == 403
-    response = staff(permission).get(url)
-    assert response.status_code == 200
-    response.close()
-
-
-@pytest.mark.parametrize(
-    ("path", "permission"),
-    [
         ("build/{build}/cancel/", "build_rom"),
         ("build/{build}/retry/", "build_rom"),
         ("build/preview/", "build_rom"),
