@@ -1,4 +1,8 @@
-"""What the commands for people at a terminal share."""
+"""What the commands for people at a terminal share.
+
+Their exit status: 0 where all went well, 1 where what was begun or waited for did not succeed, 2 where nothing was
+done, as what was asked for is wrong, or cannot be now.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,16 @@ from django.utils.dateparse import parse_datetime
 
 from machines.models import Actor, Machine, RescueImage
 
+NOT_SUCCEEDED = 1
+NOT_DONE = 2
+
+
+class NotSucceededError(CommandError):
+    """What was waited for did not come."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, returncode=NOT_SUCCEEDED)
+
 
 class TerminalCommand(BaseCommand):
     """A command with sub-commands, readable output, and the same as JSON on request."""
@@ -34,7 +48,12 @@ class TerminalCommand(BaseCommand):
         try:
             options["run"](**options)
         except ValidationError as error:
-            raise CommandError("\n".join(messages_of(error))) from error
+            raise CommandError("\n".join(messages_of(error)), returncode=NOT_DONE) from error
+        except NotSucceededError:
+            raise
+        except CommandError as error:
+            error.returncode = NOT_DONE
+            raise
 
     def show(self, value: Any, text: str, options: dict[str, Any]) -> None:
         self.stdout.write(json.dumps(value, indent=2) if options["json"] else printable(text))
@@ -76,10 +95,15 @@ def actor_named(username: str | None) -> Actor:
         except (KeyError, OSError):
             login = str(os.getuid())
         return Actor(f"console:{login}"[:150])
+    return Actor.of_user(user_named(username))
+
+
+def user_named(username: str) -> Any:
+    """Raises CommandError."""
     user = get_user_model().objects.filter(username=username).first()
     if user is None:
         raise CommandError(f"There is no user “{username}”.")
-    return Actor.of_user(user)
+    return user
 
 
 def machine_named(name: str) -> Machine:

@@ -1,7 +1,4 @@
-"""What the commands that order jobs share: they check, submit, wait, and say how it ended.
-
-Their exit status: 0 where all went well, 1 where the job did not succeed, 2 where it was not ordered.
-"""
+"""What the commands that order jobs share: they check, submit, wait, and say how it ended."""
 
 from __future__ import annotations
 
@@ -13,12 +10,10 @@ from typing import Any, TextIO
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 
-from machines.management.terminal import add_json_option, messages_of, printable
+from machines.management.terminal import NOT_DONE, NOT_SUCCEEDED, add_json_option, messages_of, printable
 from roms.models import Build, Card, FlashJob, Job, JobState
 from roms.representation import build_json, flash_json
 
-NOT_SUCCEEDED = 1
-NOT_ORDERED = 2
 #: As shells have it for a program that ended by Ctrl-C.
 _INTERRUPTED = 130
 #: Seconds between two looks.
@@ -43,9 +38,9 @@ class JobCommand(BaseCommand):
         try:
             job = self.submit(options)
         except ValidationError as error:
-            raise CommandError("\n".join(messages_of(error)), returncode=NOT_ORDERED) from error
+            raise CommandError("\n".join(messages_of(error)), returncode=NOT_DONE) from error
         except CommandError as error:
-            error.returncode = NOT_ORDERED
+            error.returncode = NOT_DONE
             raise
         waits = options["wait"] or options["follow_log"] or options.get("output") is not None
         if waits:

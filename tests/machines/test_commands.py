@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage
+from machines.models import Actor, APIToken, AuditEntry, Machine, Rescue, RescueImage
 from tests.conftest import MAC
 from tests.machines.support import HOST_KEY, ask, at, boot_to_ready, enable, fetch, noon, report, stored
 
@@ -455,3 +455,62 @@ def test_image_show_of_none_says_where_to_look(db: None) -> None:
 def test_a_command_without_an_action_says_which_there_are(command: str) -> None:
     with pytest.raises(CommandError, match="ACTION"):
         manage(command)
+
+
+# Tokens
+
+
+def test_a_token_is_printed_alone_listed_and_revoked(ada: User) -> None:
+    clear = manage("token", "add", "ada", "deploy").strip()
+    found = APIToken.objects.find(clear)
+    assert found
+    assert found.user == ada
+    (listed,) = manage_json("token", "list")
+    assert (listed["user"], listed["name"], listed["expires_at"]) == ("ada", "deploy", None)
+    assert clear not in manage("token", "list")
+    assert "works no more" in manage("token", "revoke", "ada", "deploy")
+    assert APIToken.objects.find(clear) is None
+    assert [entry.action for entry in AuditEntry.objects.order_by("pk")] == ["token_added", "token_deleted"]
+
+
+def test_a_token_may_expire(ada: User) -> None:
+    with at(noon()):
+        shown = manage_json("token", "add", "ada", "deploy", "--expires", "2026-03-01T14:00")
+        assert shown["expires_at"] == "2026-03-01T14:00:00Z"
+        assert APIToken.objects.find(shown["token"])
+    with at(noon(hours=3)):
+        assert APIToken.objects.find(shown["token"]) is None
+
+
+# Exit status
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["machine", "show", "nobody"],
+        ["machine", "add", "web01", "--mac", "52:54:00:00:00:01"],
+        ["machine", "add", "a b", "--mac", "52:54:00:00:00:01"],
+        ["rescue", "enable", "nobody"],
+        ["rescue", "enable", "web01", "--until", "tomorrow"],
+        ["rescue", "disable", "web01"],
+        ["token", "add", "nobody", "x"],
+        ["token", "revoke", "ada", "none"],
+        ["import_machines", "/nonexistent.csv"],
+    ],
+)
+def test_what_was_not_done_ends_with_status_2(arguments: list[str], machine: Machine, ada: User) -> None:
+    with pytest.raises(CommandError) as raised:
+        manage(*arguments)
+    assert raised.value.returncode == 2
+
+
+def test_what_was_waited_for_in_vain_ends_with_status_1(machine: Machine, image: RescueImage, actor: Actor) -> None:
+    rescue = enable(machine)
+    with pytest.raises(CommandError) as raised:
+        manage("rescue", "status", "web01", "--wait", "--timeout", "0")
+    assert raised.value.returncode == 1
+    rescue.disable(actor)
+    with pytest.raises(CommandError) as raised:
+        manage("rescue", "status", "web01", "--wait")
+    assert raised.value.returncode == 1

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from machines.bulk.plan import Plan, plan, take_over
 from machines.bulk.reading import COLUMNS, BulkError, read
-from machines.management.terminal import actor_named, add_json_option, printable
+from machines.management.terminal import NOT_DONE, actor_named, add_json_option, printable
 
 
 class Command(BaseCommand):
@@ -37,7 +37,7 @@ class Command(BaseCommand):
         except BulkError as error:
             number = len(error.problems)
             what = "Nothing was changed" if number == 1 else f"Nothing was changed; {number} problems"
-            raise CommandError(printable(f"{error}\n{what}.")) from error
+            raise CommandError(printable(f"{error}\n{what}."), returncode=NOT_DONE) from error
         if options["json"]:
             self.stdout.write(json.dumps(_json(planned), indent=2))
             return
@@ -54,7 +54,7 @@ def _contents(name: str) -> bytes:
     try:
         return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
-        raise CommandError(f"Cannot read {name}: {error.strerror}.") from error
+        raise CommandError(f"Cannot read {name}: {error.strerror}.", returncode=NOT_DONE) from error
 
 
 def _json(planned: Plan) -> dict[str, Any]:

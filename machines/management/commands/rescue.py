@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from machines.management.terminal import (
+    NotSucceededError,
     TerminalCommand,
     actor_named,
     add_json_option,
@@ -104,17 +105,17 @@ class Command(TerminalCommand):
         ]
         self.show(shown, table(lines, ["", ""]).strip("\n") + _login(rescue), options)
         if options["wait"] and shown["state"] != Rescue.State.UP:
-            raise CommandError(f"The rescue of {machine.name} has ended: {shown['end_cause']}.")
+            raise NotSucceededError(f"The rescue of {machine.name} has ended: {shown['end_cause']}.")
 
     def _wait(self, rescue: Rescue, timeout: float) -> None:
-        """Return once `rescue` is up or ended, saying on standard error how it goes. Raises CommandError."""
+        """Return once `rescue` is up or ended, saying on standard error how it goes. Raises NotSucceededError."""
         until, said = time.monotonic() + timeout, ""
         while (state := rescue.standing().state) not in {Rescue.State.UP, Rescue.State.ENDED}:
             if state != said:
                 self.stderr.write(f"{rescue.machine.name}: {STATES[state]}")
                 said = state
             if time.monotonic() > until:
-                raise CommandError(f"{rescue.machine.name} is not up after {timeout:g} s: {STATES[state]}.")
+                raise NotSucceededError(f"{rescue.machine.name} is not up after {timeout:g} s: {STATES[state]}.")
             time.sleep(_POLL)
             rescue.refresh_from_db()
 

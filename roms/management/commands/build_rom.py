@@ -10,9 +10,9 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 
-from machines.management.terminal import actor_named, messages_of
+from machines.management.terminal import NOT_DONE, NOT_SUCCEEDED, actor_named, messages_of
 from roms.downloads import pad_size, padded
-from roms.management.terminal import NOT_ORDERED, NOT_SUCCEEDED, JobCommand, card_named
+from roms.management.terminal import JobCommand, card_named
 from roms.models import Build, Profile, Target
 from roms.toolchain import embedded
 
@@ -100,7 +100,7 @@ class Command(JobCommand):
             raise CommandError("\n".join(messages_of(error)), returncode=NOT_SUCCEEDED) from error
         except OSError as error:
             message = f"{output} cannot be written: {error.strerror}. The site keeps the file of build {build.pk}."
-            raise CommandError(message, returncode=NOT_ORDERED) from error
+            raise CommandError(message, returncode=NOT_DONE) from error
 
 
 def _script(options: dict[str, Any]) -> dict[str, Any]:
