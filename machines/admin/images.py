@@ -170,6 +170,16 @@ class RescueImageAdmin(AuditedAdmin):
             keep_uploads(request)
         return super().changeform_view(request, *args, **kwargs)
 
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
+        image = self.get_object(request, object_id) if request.method == "GET" else None
+        if image and self.has_delete_permission(request, image):
+            names = [machine.name for machine in image.machines.all()[: MACHINES_NAMED + 1]]
+            if names:
+                more = " and more" if len(names) > MACHINES_NAMED else ""
+                told = f"{', '.join(names[:MACHINES_NAMED])}{more} would be rescued with the default image instead."
+                messages.warning(request, told)
+        return super().delete_view(request, object_id, extra_context)
+
     @admin.display(description="files")
     def contents(self, image: RescueImage) -> str:
         if image.chain_script:

@@ -645,3 +645,18 @@ def test_a_network_that_excludes_nobody_verifies_nobody(admin_client: Client, ac
     machine = Machine.objects.add("open", macs=[MAC], networks=["0.0.0.0/0"], actor=actor)
     assert machine.is_unverified
     assert list(Machine.objects.unverified()) == [machine]
+
+
+def test_the_page_that_deletes_an_image_says_whose_it_is(
+    admin_client: Client, machine: Machine, image: RescueImage
+) -> None:
+    url = f"/admin/machines/rescueimage/{image.pk}/delete/"
+    assert "default image instead" not in admin_client.get(url).content.decode()
+    machine.revise({"image": image}, Actor("tester"))
+    assert "web01 would be rescued with the default image instead" in admin_client.get(url).content.decode()
+
+
+def test_a_browser_finds_an_icon(client: Client) -> None:
+    response = client.get("/favicon.ico")
+    assert (response.status_code, response["Location"]) == (301, "/static/machines/icon.svg")
+    assert 'rel="icon"' in client.get("/admin/login/").content.decode()
