@@ -176,7 +176,7 @@ class RescueImageAdmin(AuditedAdmin):
             names = [machine.name for machine in image.machines.all()[: MACHINES_NAMED + 1]]
             if names:
                 more = " and more" if len(names) > MACHINES_NAMED else ""
-                told = f"{', '.join(names[:MACHINES_NAMED])}{more} would be rescued with the default image instead."
+                told = f"Rescued with the default image instead would be {', '.join(names[:MACHINES_NAMED])}{more}."
                 messages.warning(request, told)
         return super().delete_view(request, object_id, extra_context)
 
