@@ -11,7 +11,7 @@ from django.db.models.functions import TruncHour
 from django.utils import timezone
 
 from machines.boot.decide import Outcome
-from machines.models import AuditEntry, Machine, Rescue, Sighting
+from machines.models import AuditEntry, Delivery, Machine, Rescue, Sighting
 
 _HOURS = 24
 #: The picture's measures, in SVG units.
@@ -38,6 +38,7 @@ class Dashboard:
     refused: int
     sightings: int
     unverified: int
+    undelivered: int
     bars: list[Bar]
     hours: list[tuple[int, datetime]]
     boots: int
@@ -58,6 +59,7 @@ def dashboard(now: datetime | None = None) -> Dashboard:
         refused=sum(number for (_, outcome), number in boots.items() if outcome == Outcome.REFUSED),
         sightings=Sighting.objects.waiting().count(),
         unverified=Machine.objects.unverified().count(),
+        undelivered=Delivery.objects.given_up_since(_hours(now)[0]).count(),
         bars=_bars(boots, now),
         hours=[(n * (_BAR + _GAP) + _BAR // 2, hour) for n, hour in enumerate(_hours(now)) if n % 4 == 2],
         boots=sum(boots.values()),

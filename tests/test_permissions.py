@@ -250,7 +250,7 @@ def world(
     flash.claim("worker")
     backup = image.files.get(kind="kernel").stored
     flash.finish(JobState.SUCCEEDED, backup=backup, backup_sha256="ab" * 32)
-    rule = NotificationRule(name="chat", url="http://192.0.2.9/", events=["rescue.up"])
+    rule = NotificationRule(name="chat", url="http://chat.example.net/", events=["rescue.up"])
     rule.issue([], actor)
     things = {
         "machine": machine, "image": image, "build": build, "flash": flash, "card": card, "station": station,

@@ -14,7 +14,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 
 from machines.admin.auditing import actor_of
 from machines.models import Delivery, NotificationRule
@@ -54,7 +54,7 @@ class NotificationRuleAdmin(admin.ModelAdmin[NotificationRule]):
     """The model leaves the audit entries, as programs make rules too."""
 
     form = NotificationRuleForm
-    list_display = ("name", "is_active", "goes_to", "tells_of", "of_machines", "waiting", "given_up")
+    list_display = ("name", "is_active", "goes_to", "tells_of", "of_machines", "undelivered")
     list_filter = ("is_active", "kind")
     search_fields = ("name", "url", "recipients")
     autocomplete_fields = ("machines",)
@@ -87,20 +87,12 @@ class NotificationRuleAdmin(admin.ModelAdmin[NotificationRule]):
         names = [machine.name for machine in rule.machines.all()]
         return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
 
-    @admin.display(description="waiting", ordering="waiting_number")
-    def waiting(self, rule: Any) -> SafeString | int:
-        return self._deliveries(rule, Delivery.State.WAITING, rule.waiting_number)
-
-    @admin.display(description="given up", ordering="given_up_number")
-    def given_up(self, rule: Any) -> SafeString | int:
-        return self._deliveries(rule, Delivery.State.GIVEN_UP, rule.given_up_number)
-
-    @staticmethod
-    def _deliveries(rule: NotificationRule, state: str, number: int) -> SafeString | int:
-        if not number:
-            return 0
-        where = f"{reverse('admin:machines_delivery_changelist')}?rule__id__exact={rule.pk}&state__exact={state}"
-        return format_html('<a href="{}">{}</a>', where, number)
+    @admin.display(description="not delivered")
+    def undelivered(self, rule: Any) -> SafeString | str:
+        numbers = ((Delivery.State.WAITING, rule.waiting_number), (Delivery.State.GIVEN_UP, rule.given_up_number))
+        where = f"{reverse('admin:machines_delivery_changelist')}?rule__id__exact={rule.pk}&state__exact="
+        shown = [(where, state.value, number, state.label.lower()) for state, number in numbers if number]
+        return format_html_join(", ", '<a href="{}{}">{} {}</a>', shown) or "none"
 
     # Changing
 
@@ -171,7 +163,7 @@ class EventFilter(admin.SimpleListFilter):
 class DeliveryAdmin(admin.ModelAdmin[Delivery]):
     """To read. What can be done is to send one again."""
 
-    list_display = ("created_at", "event", "machine", "text", "rule_name", "standing", "tries", "latest")
+    list_display = ("created_at", "standing", "says", "rule_name", "tries")
     list_filter = ("state", EventFilter, "rule", "created_at")
     search_fields = ("machine", "rule_name", "message_id", "event")
     list_per_page = 100
@@ -203,9 +195,13 @@ class DeliveryAdmin(admin.ModelAdmin[Delivery]):
     def text(self, message: Delivery) -> str:
         return str(message.payload.get("text", ""))
 
-    @admin.display(description="latest answer")
-    def latest(self, message: Delivery) -> str:
-        return message.last_error or str(message.last_status or "")
+    @admin.display(description="says")
+    def says(self, message: Delivery) -> SafeString | str:
+        """What it says, and what went wrong with it."""
+        text = self.text(message)
+        return (
+            format_html('{}<br><span class="quiet">{}</span>', text, message.last_error) if message.last_error else text
+        )
 
     @admin.display(description="next try")
     def next(self, message: Delivery) -> str:
@@ -221,7 +217,7 @@ class DeliveryAdmin(admin.ModelAdmin[Delivery]):
             (one["at"][:19].replace("T", " "), one["error"] or f"arrived: {one['status'] or 'sent'}")
             for one in message.log
         ]
-        return format_html("<ul>{}</ul>", format_html_join("", "<li>{} UTC: {}</li>", lines)) if lines else "none yet"
+        return format_html_join(mark_safe("<br>"), "{} UTC: {}", lines) or "none yet"
 
     @admin.display(description="message")
     def message(self, message: Delivery) -> SafeString:

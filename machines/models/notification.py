@@ -91,7 +91,8 @@ class NotificationRule(models.Model):
         errors: dict[str, Any] = {}
         if self.kind == self.Kind.WEBHOOK:
             try:
-                webhook.parse(self.url)
+                # A name is looked up when something is sent: where it leads now says nothing of then.
+                webhook.parse(self.url).check_plain_address(settings.RESCUESITE_WEBHOOK_NETWORKS)
             except webhook.WebhookAddressError as error:
                 errors["url"] = str(error)
         elif wrong := self._wrong_recipients():
@@ -252,6 +253,9 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         """Those to be tried at `now`, oldest first."""
         free = Q(leased_until__isnull=True) | Q(leased_until__lte=now)
         return self.waiting().filter(free, next_try_at__lte=now).select_related("rule").order_by("pk")
+
+    def given_up_since(self, since: datetime) -> DeliveryQuerySet:
+        return self.filter(state=Delivery.State.GIVEN_UP, rule__isnull=False, next_try_at__gte=since)
 
     def prune(self, before: datetime) -> int:
         """Remove what was made before a time and waits no more; returns how many."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
-from machines.addresses import IPAddress, IPNetwork
+from machines.addresses import IPAddress, IPNetwork, parse_ip
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the standard's
 _SECRET_BYTES = 32
@@ -56,6 +56,12 @@ class Target:
         host = f"[{self.host}]" if ":" in self.host else self.host
         usual = self.port == (443 if self.scheme == "https" else 80)
         return f"{self.scheme}://{host}" + ("" if usual else f":{self.port}")
+
+    def check_plain_address(self, allowed: Sequence[IPNetwork]) -> None:
+        """Raise WebhookAddressError where the host is an IP address that nothing is posted to."""
+        address = parse_ip(self.host)
+        if address and (why := objection(address, allowed)):
+            raise WebhookAddressError(f"Nothing is sent there: {why}.")
 
 
 def parse(url: str) -> Target:

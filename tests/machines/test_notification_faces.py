@@ -188,3 +188,10 @@ def test_messages_are_listed_filtered_and_sent_again(admin_client: Client, rule:
     assert send(admin_client, "POST", f"{MESSAGES}{message.pk}/retry/").json()["state"] == "waiting"
     rule.retire(Actor("alice"))
     assert send(admin_client, "POST", f"{MESSAGES}{message.pk}/retry/").status_code == 409
+
+
+def test_the_front_page_tells_of_what_was_given_up(admin_client: Client, rule: NotificationRule) -> None:
+    rule.send_test(Actor("alice"))
+    assert "given up" not in admin_client.get("/admin/").content.decode()
+    Delivery.objects.update(state="given_up")
+    assert "<b>1</b> notification given up" in admin_client.get("/admin/").content.decode()

@@ -42,7 +42,11 @@ def receiver(settings: LazySettings) -> Iterator[Receiver]:
 
 def rule(receiver: Receiver | None = None, *machines: Machine, **values: Any) -> NotificationRule:
     """A rule that tells of everything, unless `values` say otherwise."""
-    given = {"name": "chat", "url": receiver.url if receiver else "http://192.0.2.9/", "events": list(Event.values)}
+    given = {
+        "name": "chat",
+        "url": receiver.url if receiver else "http://chat.example.net/",
+        "events": list(Event.values),
+    }
     made = NotificationRule(**(given | {"all_machines": not machines} | values))
     made.issue(machines, ALICE)
     return made
@@ -168,6 +172,8 @@ def test_a_rule_whose_only_machine_is_gone_does_not_become_everybodys(
     [
         ({"url": "ftp://192.0.2.9/"}, "url"),
         ({"url": ""}, "url"),
+        ({"url": "http://169.254.169.254/latest"}, "url"),
+        ({"url": "http://[::1]/"}, "url"),
         ({"events": []}, "events"),
         ({"events": ["rescue.sneezed"]}, "events"),
         ({"overdue_minutes": 0}, "overdue_minutes"),
