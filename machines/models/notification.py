@@ -57,7 +57,7 @@ class NotificationRule(models.Model):
         max_length=100, unique=True, error_messages={"unique": "There is a rule of this name already."}
     )
     is_active = models.BooleanField("active", default=True)
-    kind = models.CharField("by", max_length=7, choices=Kind, default=Kind.WEBHOOK)
+    kind = models.CharField("way", max_length=7, choices=Kind, default=Kind.WEBHOOK)
     url = models.CharField(
         "webhook address",
         max_length=webhook.MAX_URL,
