@@ -6,6 +6,8 @@ import http.server
 import re
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,9 +18,9 @@ from typing import Any
 import pytest
 
 from machines.boot.request import BootRequest
-from roms.toolchain.embedded import VARIABLES, ScriptSpec, StaticNetwork, render, worst_case
+from roms.toolchain.embedded import VARIABLES, ScriptSpec, StaticNetwork, render, required_options, worst_case
 from tests.e2e import guest
-from tests.e2e.site import Site
+from tests.e2e.site import Site, free_port
 from tests.e2e.vm import GATEWAY, MAC, PRODUCT, SERIAL, UUID, VirtualServer
 from tests.roms.ipxe_tree import Tree
 
@@ -114,6 +116,25 @@ def silent_site() -> Iterator[str]:
         yield f"http://{GATEWAY}:{server.getsockname()[1]}"
 
 
+@contextmanager
+def ftp_server(folder: Path) -> Iterator[int]:
+    """A server for everybody, as machines reach it; its port."""
+    port = free_port()
+    # What it tells a client to connect to must lead to this host: -n.
+    options = ["-i", "127.0.0.1", "-p", str(port), "-n", GATEWAY, "-d", str(folder)]
+    command = [sys.executable, "-W", "ignore", "-m", "pyftpdlib", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr
+        try:
+            said = ""
+            while "starting FTP server" not in said:
+                said = server.stderr.readline()
+                assert said, "the FTP server does not start"
+            yield port
+        finally:
+            server.terminate()
+
+
 @pytest.fixture
 def tftp(tmp_path: Path) -> Path:
     folder = tmp_path / "tftp"
@@ -203,16 +224,36 @@ def test_a_machine_with_a_rendered_script_is_rescued(site: Site, disk: Path, tft
     assert site.rescue("web05")["state"] == "up"
 
 
+def test_a_machine_whose_script_is_a_file_is_rescued_once(site: Site, disk: Path, tftp: Path) -> None:
+    export(site, tftp)
+    options = boot_file(tftp, render(ScriptSpec(f"tftp://{GATEWAY}/MAC-${{mac:hexraw}}.ipxe")))
+    with VirtualServer(disk, **options) as server:
+        server.wait_for("RESCUE-REPORTED", unless=guest.DISK_MARKER)
+        server.reset()
+        server.wait_for(guest.DISK_MARKER)
+    assert site.rescue()["end_cause"] == "next_boot"
+    assert NO_ANSWER not in server.text
+
+
+def export(site: Site, folder: Path) -> None:
+    """Enable rescue for web01, and write the scripts."""
+    site.manage("rescue", "enable", "web01", "--by", "alice")
+    site.environment["RESCUESITE_BASE_URL"] = f"http://{GATEWAY}:{site.port}"
+    site.manage("export_boot", str(folder))
+
+
 # iPXE as it is flashed: v2.0.0, with no option but those that the script needs
 
 
 @pytest.fixture
 def flashed(tmp_path: Path) -> Any:
     """Build a ROM that embeds a spec's script."""
-    tree = Tree()
+    Tree()
 
     def build(spec: ScriptSpec) -> Path:
         rom = tmp_path / "rom"
+        # The others are on in iPXE as it comes.
+        tree = Tree(on=required_options(spec) & {"DOWNLOAD_PROTO_FTP"})
         rom.write_bytes(tree.build("bin/8086100e.rom", render(spec)))
         return rom
 
@@ -293,3 +334,21 @@ class TestFlashed:
                 server.unplug()
                 server.wait_for(guest.DISK_MARKER)
             assert site.request.mac == "52:54:00:00:00:06"
+
+    def test_a_script_that_lies_on_an_ftp_server_sends_a_machine_in_rescue_on(
+        self, disk: Path, flashed: Any, site: Site, tftp: Path
+    ) -> None:
+        export(site, tftp)
+        with ftp_server(tftp) as port:
+            spec = ScriptSpec(f"ftp://{GATEWAY}:{port}/MAC-${{mac:hexraw}}.ipxe")
+            with Machine(disk, rom=flashed(spec)) as server:
+                server.wait_for("RESCUE-REPORTED", unless=guest.DISK_MARKER)
+        assert site.rescue()["state"] == "up"
+
+    def test_a_machine_that_has_no_file_boots_its_disk(self, disk: Path, flashed: Any, tftp: Path) -> None:
+        with ftp_server(tftp) as port:
+            spec = ScriptSpec(f"ftp://{GATEWAY}:{port}/MAC-${{mac:hexraw}}.ipxe", tries=2)
+            with Machine(disk, rom=flashed(spec)) as server:
+                server.wait_for(guest.DISK_MARKER)
+        assert server.text.count(NO_ANSWER) == 1
+        assert "Operation not supported" not in server.text

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -36,16 +37,16 @@ OFF = (
 
 
 class Tree:
-    """A tree of its own, with those options off."""
+    """A tree of its own, with those options off, and others `on`."""
 
-    def __init__(self) -> None:
+    def __init__(self, on: Iterable[str] = ()) -> None:
         """Skip the test where there is nothing to make it of."""
         self._source = Path(os.environ.get("RESCUESITE_IPXE_SOURCE", ""))
         if not os.environ.get("RESCUESITE_IPXE_SOURCE") or not self._source.is_dir():
             pytest.skip("RESCUESITE_IPXE_SOURCE names no directory with iPXE")
         if missing := [tool for tool in ("gcc", "make", "perl", "git") if not shutil.which(tool)]:
             pytest.skip(f"{', '.join(missing)} are not installed")
-        headers = "".join(f"#undef {option}\n" for option in OFF)
+        headers = "".join(f"#undef {option}\n" for option in OFF) + "".join(f"#define {option}\n" for option in on)
         named = hashlib.sha256(f"{self._source}{REF}{headers}".encode()).hexdigest()[:12]
         self.path = CACHE / f"ipxe-{named}"
         CACHE.mkdir(parents=True, exist_ok=True)
