@@ -6,6 +6,7 @@ happened is lost. Its life: waiting ──arrived──> delivered, or ──too
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,8 @@ from machines.notifications.events import Event
 
 if TYPE_CHECKING:
     from machines.models.rescue import Rescue
+
+logger = logging.getLogger(__name__)
 
 MAX_RECIPIENTS = 20
 #: Minutes.
@@ -221,11 +224,19 @@ class NotificationRule(models.Model):
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def announce(self, entry: AuditEntry, rescue: Rescue | None) -> None:
-        """Queue what is to be told of a new audit entry. One query where it is an event at all."""
-        if event := events.event_of(entry):
-            self.announce_event(
-                event, events.key_of(event, entry), entry.at, entry.machine_pk, entry.machine, rescue, entry
-            )
+        """Queue what is to be told of a new audit entry, if it is an event at all.
+
+        Never raises what only this would be to blame for: neither a machine nor staff are kept from anything by it.
+        """
+        event = events.event_of(entry)
+        if event is None:
+            return
+        key = events.key_of(event, entry)
+        try:
+            with transaction.atomic():
+                self.announce_event(event, key, entry.at, entry.machine_pk, entry.machine, rescue, entry)
+        except Exception:
+            logger.exception("nobody can be told of %s", entry)
 
     def announce_event(
         self,

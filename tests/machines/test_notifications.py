@@ -130,6 +130,17 @@ def test_a_boot_that_is_no_event_asks_for_no_rules(furnished: Machine, client: C
     assert not [query for query in captured if "notification" in query["sql"]]
 
 
+def test_an_error_of_ours_keeps_nobody_from_a_rescue(
+    furnished: Machine, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule()
+    monkeypatch.setattr(Delivery, "of", lambda *_: 1 / 0)
+    enable(furnished)
+    assert kind(ask(client, source="192.0.2.99")) == "refused"
+    assert kind(ask(client)) == "rescue"
+    assert messages() == []
+
+
 # Whom
 
 
@@ -464,6 +475,18 @@ def test_of_many_workers_one_sends(machine: Machine, image: RescueImage, receive
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(work, range(4))) == 1
     assert len(receiver.requests) == 1
+
+
+def test_a_receiver_with_many_messages_gives_others_their_turn(
+    furnished: Machine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule(receiver)
+    enable(furnished).disable(ALICE)
+    monkeypatch.setattr("machines.notifications.delivery._TURN", -1.0)
+    assert deliver_due() == 0
+    monkeypatch.setattr("machines.notifications.delivery._TURN", 10.0)
+    monkeypatch.setattr("machines.notifications.delivery._BATCH", 1)
+    assert [deliver_due(), deliver_due(), deliver_due()] == [1, 1, 0]
 
 
 @pytest.mark.django_db(transaction=True)
