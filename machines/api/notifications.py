@@ -12,7 +12,8 @@ from rest_framework.response import Response
 from rest_framework.reverse import reverse
 from rest_framework.viewsets import GenericViewSet
 
-from machines.api import filters, serializers
+from machines.api import filters
+from machines.api import notification_serializers as serializers
 from machines.models import Delivery, NotificationRule
 from rescuesite.api.exceptions import ConflictError
 from rescuesite.api.lists import FilteredLists
