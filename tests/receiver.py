@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is what some tests are about."""
 
 
 class Receiver:
@@ -17,7 +23,7 @@ class Receiver:
         self.answers: list[int] = []
         self.headers: dict[str, str] = {}
         self._news = threading.Condition()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._server = _Server(("127.0.0.1", port), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=[0.01])
         self.url = f"http://127.0.0.1:{self._server.server_port}/hook/s3cret"
 
@@ -29,6 +35,10 @@ class Receiver:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from now on."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     @property
     def told(self) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Self
 from urllib.parse import urlsplit
 
 from machines.addresses import IPAddress, IPNetwork, parse_ip
@@ -150,24 +151,18 @@ def post(target: Target, body: bytes, headers: Mapping[str, str], allowed: Seque
     The connection goes to the address that was looked at, not to what the name leads to a moment later.
     """
     addresses = resolve(target, allowed)
-    connection = _connected(target, addresses)
-    # A receiver that sends a byte now and then would hold us for ever.
-    late = threading.Event()
-    watchdog = threading.Timer(_WHOLE, _hang_up, [connection, late])
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        connection.request("POST", target.path, body, {"Connection": "close", **headers})
-        response = connection.getresponse()
-        said = response.read(_MAX_ANSWER)
-        if late.is_set():
+    with _Watchdog(_WHOLE) as watchdog:
+        connection = _connected(target, addresses, watchdog)
+        try:
+            connection.request("POST", target.path, body, {"Connection": "close", **headers})
+            response = connection.getresponse()
+            said = response.read(_MAX_ANSWER)
             # What was cut off looks like an answer.
-            raise TimeoutError(f"not within {_WHOLE} s")
-    except (OSError, http.client.HTTPException) as error:
-        raise WebhookError(f"{target.origin} took the connection and did not answer: {_told(error)}") from None
-    finally:
-        watchdog.cancel()
-        connection.close()
+            watchdog.check()
+        except (OSError, http.client.HTTPException) as error:
+            raise WebhookError(f"{target.origin} took the connection and did not answer: {_told(error)}") from None
+        finally:
+            connection.close()
     if not 200 <= response.status < 300:
         redirect = ", a redirect, which is not followed" if 300 <= response.status < 400 else ""
         text = "".join(c for c in said.decode("utf-8", "replace") if c.isprintable()).strip()
@@ -176,7 +171,7 @@ def post(target: Target, body: bytes, headers: Mapping[str, str], allowed: Seque
     return response.status
 
 
-def _connected(target: Target, addresses: Sequence[IPAddress]) -> http.client.HTTPConnection:
+def _connected(target: Target, addresses: Sequence[IPAddress], watchdog: _Watchdog) -> http.client.HTTPConnection:
     connection: http.client.HTTPConnection
     context = ssl.create_default_context() if target.scheme == "https" else None
     if context:
@@ -186,27 +181,58 @@ def _connected(target: Target, addresses: Sequence[IPAddress]) -> http.client.HT
     errors = []
     for address in addresses:
         try:
+            watchdog.check()
             plain = socket.create_connection((str(address), target.port), _STEP)
         except OSError as error:
             errors.append(f"{address}: {_told(error)}")
             continue
+        watchdog.watch(plain)
         try:
             connection.sock = context.wrap_socket(plain, server_hostname=target.host) if context else plain
         except (OSError, ValueError) as error:
             plain.close()
             errors.append(f"{address}: {_told(error)}")
             continue
+        watchdog.watch(connection.sock)
         return connection
     raise WebhookError(f"{target.origin} cannot be reached: {'; '.join(errors)}")
 
 
-def _hang_up(connection: http.client.HTTPConnection, late: threading.Event) -> None:
-    late.set()
-    if connection.sock:
-        try:
-            connection.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
+class _Watchdog:
+    """Hangs up after a time: time-outs of single steps do not end a receiver that sends a byte now and then."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._socket: socket.socket | None = None
+        self._is_late = threading.Event()
+        self._timer = threading.Timer(seconds, self._hang_up)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def watch(self, connected: socket.socket) -> None:
+        self._socket = connected
+        if self._is_late.is_set():
+            self._hang_up()
+
+    def check(self) -> None:
+        """Raise TimeoutError where it is too late."""
+        if self._is_late.is_set():
+            raise TimeoutError(f"not within {self._seconds} s")
+
+    def _hang_up(self) -> None:
+        self._is_late.set()
+        if self._socket:
+            try:
+                # Not SSL's own, which would wait for the other side.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            except OSError:
+                return
 
 
 def _told(error: Exception) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -521,6 +524,53 @@ def test_a_slow_receiver_keeps_no_other_waiting(
         thread.join()
     assert receiver.types == ["rescue.enabled"]
     assert "did not answer" in Delivery.objects.get(rule_name="drip").last_error
+
+
+def test_a_receiver_that_drags_out_the_greeting_of_tls_is_hung_up_on(
+    furnished: Machine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook, "_WHOLE", 1)
+    stop = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            # A record of 16 KiB is announced, and comes in single bytes.
+            connection.sendall(b"\x16\x03\x03\x40\x00")
+            while not stop.wait(0.05):
+                try:
+                    connection.sendall(b"\0")
+                except OSError:
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=[server])
+        thread.start()
+        rule(url=f"https://127.0.0.1:{server.getsockname()[1]}/")
+        enable(furnished)
+        assert deliver_due() == 0
+        stop.set()
+        thread.join()
+    assert "cannot be reached" in Delivery.objects.get().last_error
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(
+    furnished: Machine, receiver: Receiver, tmp_path: Path
+) -> None:
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-subj",
+         "/CN=localhost", "-days", "1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    receiver.wrap(context)
+    rule(url=receiver.url.replace("http:", "https:"))
+    enable(furnished)
+    assert deliver_due() == 0
+    assert receiver.requests == []
+    assert "CERTIFICATE_VERIFY_FAILED" in Delivery.objects.get().last_error
 
 
 # Where nothing is posted to
