@@ -186,8 +186,8 @@ def _connected(target: Target, addresses: Sequence[IPAddress], watchdog: _Watchd
         except OSError as error:
             errors.append(f"{address}: {_told(error)}")
             continue
-        watchdog.watch(plain)
         try:
+            # The greeting of TLS as a whole has the time of one step.
             connection.sock = context.wrap_socket(plain, server_hostname=target.host) if context else plain
         except (OSError, ValueError) as error:
             plain.close()

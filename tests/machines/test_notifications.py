@@ -529,7 +529,7 @@ def test_a_slow_receiver_keeps_no_other_waiting(
 def test_a_receiver_that_drags_out_the_greeting_of_tls_is_hung_up_on(
     furnished: Machine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhook, "_WHOLE", 1)
+    monkeypatch.setattr(webhook, "_STEP", 1)
     stop = threading.Event()
 
     def drip(server: socket.socket) -> None:
