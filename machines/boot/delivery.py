@@ -13,10 +13,11 @@ def authorized_keys(rescue: Rescue) -> str:
     return "".join(f"{key.parsed.line()}\n" for key in rescue.authorized_keys())
 
 
-def rescue_archive(rescue: Rescue, base_url: str, *, password: bool = True) -> bytes:
+def rescue_archive(rescue: Rescue, base_url: str | None) -> bytes:
     """The archive `rescue.cpio`, to be unpacked over the image's own initrds.
 
-    `password` says whether its hash may travel along; to an unverified machine it never does.
+    Without `base_url` it lies where anybody may read it: neither the token, and so no way to report, nor the password's
+    hash is in it. The hash never travels to an unverified machine.
     """
     values = {
         "machine": rescue.machine.name,
@@ -26,13 +27,14 @@ def rescue_archive(rescue: Rescue, base_url: str, *, password: bool = True) -> b
         "enabled_at": rescue.enabled_at.isoformat(timespec="seconds"),
         "lifetime": rescue.lifetime,
         "expires_at": rescue.expires_at.isoformat(timespec="seconds") if rescue.expires_at else "",
-        "report_url": f"{base_url}/boot/{rescue.token}/up",
     }
+    if base_url:
+        values["report_url"] = f"{base_url}/boot/{rescue.token}/up"
     if rescue.machine.static_addresses:
         values["network_address"] = rescue.machine.static_addresses
         values["network_gateway"] = rescue.machine.gateways
         values["network_dns"] = rescue.machine.dns_servers
-    if password and rescue.password_hash and not rescue.machine.is_unverified:
+    if base_url and rescue.password_hash and not rescue.machine.is_unverified:
         values["password_hash"] = rescue.password_hash
     files = {"root/.ssh/authorized_keys": (0o600, authorized_keys(rescue).encode())}
     for name, value in values.items():

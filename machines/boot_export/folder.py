@@ -25,8 +25,8 @@ _SCRIPT = re.compile(r"MAC-[0-9a-f]{12}\.ipxe")
 _FILE = re.compile(r"[0-9a-f]{64}|[0-9a-f]{32}\.cpio")
 #: What a run that was killed leaves behind; the next one removes it.
 _DRAFT = ".rescuesite-draft"
-#: A server's user reads them, who is not ours. The umask still counts.
-_MODE = 0o644
+#: The other server's user reads them, whatever our umask is. No secret is in a script, nor in what is booted with it.
+_MODE, _FOLDER_MODE = 0o644, 0o755
 #: Scripts are small; what is larger is not ours and need not be read.
 _MAX_SCRIPT = 64 * 1024
 
@@ -54,7 +54,7 @@ def publish(export: BootExport, folder: Path) -> Changes:
     """
     changes = Changes()
     try:
-        folder.mkdir(exist_ok=True)
+        _make(folder)
         with _locked(folder):
             _discard_drafts(folder)
             for path, content in export.files.items():
@@ -118,7 +118,7 @@ def _put_script(path: Path, text: str, changes: Changes) -> None:
 
 
 def _put_file(path: Path, content: StoredFile | bytes, folder: Path, changes: Changes) -> None:
-    path.parent.mkdir(exist_ok=True)
+    _make(path.parent)
     if isinstance(content, StoredFile):
         there = path.is_file() and path.stat().st_size == content.size
     else:
@@ -130,12 +130,22 @@ def _put_file(path: Path, content: StoredFile | bytes, folder: Path, changes: Ch
     changes.written.append(str(path.relative_to(folder)))
 
 
+def _make(folder: Path) -> None:
+    """Make `folder` if it is missing; one that is there keeps its mode."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return
+    folder.chmod(_FOLDER_MODE)
+
+
 def _write(path: Path, content: Path | bytes) -> None:
     """Put the whole of `content` at `path` at once; it is on disk when this returns."""
     draft = path.with_name(f"{_DRAFT}-{path.name}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, _MODE)
         with os.fdopen(descriptor, "wb") as target:
+            os.fchmod(descriptor, _MODE)
             if isinstance(content, Path):
                 with content.open("rb") as source:
                     shutil.copyfileobj(source, target, 1024 * 1024)

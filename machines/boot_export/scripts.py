@@ -99,7 +99,7 @@ def _standing_alone(rescue: Rescue, mac: str, site: str, export: BootExport) -> 
     text = script.rescue(rescue.plan(mac, site=site, elsewhere=elsewhere))
     if elsewhere[script.ARCHIVE] not in export.files:
         export.files |= {elsewhere[name]: file for name, file in stored.items()}
-        export.files[elsewhere[script.ARCHIVE]] = rescue_archive(rescue, site, password=False)
+        export.files[elsewhere[script.ARCHIVE]] = rescue_archive(rescue, None)
         export.warnings += _losses(rescue)
     return text
 

@@ -130,14 +130,16 @@ def test_with_files_a_script_boots_copies_in_order(machine: Machine) -> None:
 
 
 def test_with_files_what_is_lost_is_said(machine: Machine) -> None:
-    enable(machine, password=True)
+    rescue = enable(machine, password=True)
     export = boot_export(SITE, with_files=True)
     assert len(export.warnings) == 2
     assert "one boot cannot be kept" in export.warnings[0]
     assert "its password is not delivered" in export.warnings[1]
     archive = next(content for content in export.files.values() if isinstance(content, bytes))
-    assert b"report_url" in archive
+    assert b"etc/rescuesite/reason" in archive
+    assert b"report_url" not in archive
     assert b"password_hash" not in archive
+    assert str(rescue.token).encode() not in archive
 
 
 @pytest.mark.parametrize(
@@ -177,9 +179,13 @@ def test_a_folder_holds_each_script_and_is_left_alone_the_second_time(machine: M
 
 
 def test_a_script_is_readable_for_the_server_and_is_what_was_meant(machine: Machine, folder: Path) -> None:
-    exported(folder)
+    before = os.umask(0o077)
+    try:
+        exported(folder)
+    finally:
+        os.umask(before)
     path = folder / OF_MACHINE
-    assert path.stat().st_mode & 0o777 == 0o644
+    assert (path.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o644, 0o755)
     lines = path.read_text().splitlines()
     assert lines[0] == "#!ipxe"
     assert lines[1].startswith("# rescuesite export_boot ")
