@@ -192,8 +192,11 @@ def free_port() -> int:
 
 
 def children(pid: int) -> list[int]:
-    """The process ids of a process's children."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """The process ids of a process's children; one that has ended has none."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def token_in(script: str) -> str:

@@ -97,9 +97,22 @@ class Rescued:
                 character = process.stdout.read(1)
                 assert character, said
                 said += character
-            said, _ = process.communicate(f"{answer}\n", timeout=120)
-            assert process.returncode == 0, said
+            # Nothing is seen of what is typed, unless it came between the prompt and the end of the echo: then it was
+            # thrown away (cryptsetup sets the terminal with TCSAFLUSH), and has to be typed again.
+            said, seen = "", f"{answer}\n"
+            self._type(process, answer)
+            while character := process.stdout.read(1):
+                said += character
+                if said.endswith(seen):
+                    self._type(process, answer)
+            assert process.wait(60) == 0, said
             return said
+
+    @staticmethod
+    def _type(process: subprocess.Popen[str], line: str) -> None:
+        assert process.stdin
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
 
     def run(self, command: str) -> str:
         done = self.ssh(command)

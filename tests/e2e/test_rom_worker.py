@@ -176,4 +176,12 @@ def all_descendants(pid: int) -> list[int]:
 
 def flashroms(pid: int) -> list[int]:
     """The flashrom processes below a process."""
-    return [one for one in all_descendants(pid) if Path(f"/proc/{one}/comm").read_text().strip() == "flashrom"]
+    return [one for one in all_descendants(pid) if name_of(one) == "flashrom"]
+
+
+def name_of(pid: int) -> str:
+    """Of a process; empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
