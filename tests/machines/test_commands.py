@@ -497,6 +497,8 @@ def test_a_token_may_expire(ada: User) -> None:
         ["token", "add", "nobody", "x"],
         ["token", "revoke", "ada", "none"],
         ["import_machines", "/nonexistent.csv"],
+        ["prune_audit", "--days", "0"],
+        ["prune_jobs", "--days", "0"],
     ],
 )
 def test_what_was_not_done_ends_with_status_2(arguments: list[str], machine: Machine, ada: User) -> None:
@@ -514,3 +516,8 @@ def test_what_was_waited_for_in_vain_ends_with_status_1(machine: Machine, image:
     with pytest.raises(CommandError) as raised:
         manage("rescue", "status", "web01", "--wait")
     assert raised.value.returncode == 1
+
+
+def test_pruning_speaks_json(machine: Machine) -> None:
+    assert manage_json("prune_audit") == {"audit_entries": 0, "notifications": 0, "files": 0, "rescues_ended": 0}
+    assert manage_json("prune_jobs") == {"builds": 0, "flash_jobs": 0, "files": 0}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from machines.models import Actor, AuditEntry, Delivery, Machine, NotificationRule
 from machines.notifications.events import Event
@@ -195,3 +198,25 @@ def test_the_front_page_tells_of_what_was_given_up(admin_client: Client, rule: N
     assert "given up" not in admin_client.get("/admin/").content.decode()
     Delivery.objects.update(state="given_up")
     assert "<b>1</b> notification given up" in admin_client.get("/admin/").content.decode()
+
+
+@pytest.mark.parametrize("path", [RULES, MESSAGES, ADMIN, "/admin/machines/delivery/"])
+def test_a_list_costs_as_many_queries_for_many_rows(
+    path: str, admin_client: Client, add_machine: Callable[[int], Machine]
+) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            assert admin_client.get(path).status_code == 200
+        return len(captured)
+
+    def add(number: int) -> None:
+        made = NotificationRule(**ORDER | {"name": f"rule{number}", "all_machines": False})
+        made.issue([add_machine(number)], Actor("alice"))
+        made.send_test(Actor("alice"))
+
+    add(1)
+    queries()
+    few = queries()
+    for number in range(2, 8):
+        add(number)
+    assert queries() == few

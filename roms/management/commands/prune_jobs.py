@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from machines.management.terminal import actor_named
+from machines.management.terminal import NOT_DONE, actor_named, add_json_option
 from machines.models import AuditEntry, StoredFile
 from roms.models import Build, FlashJob
 
@@ -25,10 +26,11 @@ class Command(BaseCommand):
         parser.add_argument(
             "--saved-too", action="store_true", help="also flash jobs that saved something, with what they saved"
         )
+        add_json_option(parser)
 
     def handle(self, *args: Any, days: int, saved_too: bool, **options: Any) -> None:
         if days < 1:
-            raise CommandError("Keep one day at least.")
+            raise CommandError("Keep one day at least.", returncode=NOT_DONE)
         before = timezone.now() - timedelta(days=days)
         # First: builds that were flashed are kept by their flash jobs.
         flashes = (FlashJob.objects.all() if saved_too else FlashJob.objects.filter(backup=None)).prune(before)
@@ -37,4 +39,7 @@ class Command(BaseCommand):
             details = {"before": before.isoformat(), "builds": builds, "flash_jobs": flashes}
             AuditEntry.objects.record("jobs_pruned", actor=actor_named(None), details=details)
         files = StoredFile.objects.discard_unused()
+        if options["json"]:
+            self.stdout.write(json.dumps({"builds": builds, "flash_jobs": flashes, "files": files}, indent=2))
+            return
         self.stdout.write(f"{builds} builds, {flashes} flash jobs and {files} files removed.")
