@@ -10,6 +10,7 @@ from django.http import HttpRequest
 
 from machines.boot.http import source_of
 from machines.models import Actor, AuditEntry, Machine
+from machines.models.audit import differences
 
 
 def actor_of(request: HttpRequest) -> Actor:
@@ -38,12 +39,8 @@ class AuditedAdmin(admin.ModelAdmin[Any]):
     def log_change(self, request: HttpRequest, object: Any, message: Any) -> Any:  # noqa: A002 - Django's name
         if message:
             fresh = self.model._default_manager.get(pk=object.pk)
-            before, after = getattr(request, "audit_before", {}), self.described(fresh)
-            changed = [name for name in after if after[name] != before.get(name)]
-            details: dict[str, Any] = {"message": message}
-            if changed:
-                details = {"before": {n: before.get(n) for n in changed}, "after": {n: after[n] for n in changed}}
-            self._record(request, object, "changed", details)
+            changes = differences(getattr(request, "audit_before", {}), self.described(fresh))
+            self._record(request, object, "changed", changes or {"message": message})
         return super().log_change(request, object, message)
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:

@@ -11,16 +11,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from machines import representation
-from machines.models import (
-    Actor,
-    AuditEntry,
-    ImageFile,
-    Machine,
-    Rescue,
-    RescueImage,
-    Sighting,
-    StoredFile,
-)
+from machines.models import Actor, AuditEntry, ImageFile, Machine, Rescue, RescueImage, Sighting, StoredFile
 from machines.models.identity import IDENTITY_NAMES
 from machines.models.image import Upload
 from machines.models.rescue_terms import MAX_REASON, RescueOrder

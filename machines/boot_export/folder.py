@@ -18,6 +18,7 @@ from pathlib import Path
 
 from machines.boot_export.scripts import DEFAULT, FILES, BootExport
 from machines.models import StoredFile
+from machines.models.image import sync_directory
 
 _MAGIC = "#!ipxe\n"
 _MARK = re.compile(r"# rescuesite export_boot ([0-9a-f]{64}): replaced by the next export; do not edit\n")
@@ -63,7 +64,7 @@ def publish(export: BootExport, folder: Path) -> Changes:
             for name, text in sorted(export.scripts.items(), key=lambda item: item[0] == DEFAULT):
                 _put_script(folder / name, text, changes)
             _remove_others(folder, export, changes)
-            _sync(folder)
+            sync_directory(folder)
     except OSError as error:
         told = f"{error.filename or folder}: {error.strerror}."
         raise ExportFolderError(
@@ -177,11 +178,3 @@ def _remove_others(folder: Path, export: BootExport, changes: Changes) -> None:
     with contextlib.suppress(OSError):
         # Not while it holds anything.
         files.rmdir()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -37,7 +37,7 @@ class BootExport:
 
 
 def boot_export(site: str, *, with_files: bool = False, now: datetime | None = None) -> BootExport:
-    """All machines' scripts as of `now`, in a constant number of queries.
+    """All machines' scripts as of `now`, in a constant number of queries (with files, one more for each rescue).
 
     A machine in rescue is sent on to the site at `site`, which then decides by all of its rules. With `with_files` its
     script boots copies of the rescue's files instead, so that the firmware need not reach the site; then nobody checks
@@ -46,8 +46,7 @@ def boot_export(site: str, *, with_files: bool = False, now: datetime | None = N
     """
     now = now or timezone.now()
     export = BootExport(scripts={DEFAULT: script.pass_through(Reason.UNKNOWN_MAC)})
-    active = Rescue.objects.active(now).with_files().select_related("machine", "enabled_by")
-    rescues = {rescue.machine_id: rescue for rescue in active}
+    rescues = {rescue.machine_id: rescue for rescue in Rescue.objects.active(now).with_files()}
     for machine in Machine.objects.prefetch_related("macs", "networks").order_by("name"):
         rescue = rescues.get(machine.pk)
         if rescue:

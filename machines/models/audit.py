@@ -36,6 +36,14 @@ class Actor:
         return cls(user.get_username(), user.pk, source)
 
 
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What of `after` is not as `before` had it, as an entry's details; empty where nothing differs."""
+    changed = [name for name in after if after[name] != before.get(name)]
+    if not changed:
+        return {}
+    return {"before": {n: before.get(n) for n in changed}, "after": {n: after[n] for n in changed}}
+
+
 class AuditQuerySet(models.QuerySet["AuditEntry"]):
     """Entries are added, and like ones counted; nothing here edits or removes one."""
 

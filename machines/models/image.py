@@ -22,7 +22,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from machines.boot import script
-from machines.models.audit import Actor, AuditEntry
+from machines.models.audit import Actor, AuditEntry, differences
 
 #: A command line longer than this is cut by the x86 kernel (COMMAND_LINE_SIZE), less what the site appends.
 MAX_COMMAND_LINE = 1800
@@ -61,7 +61,7 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
                 # A web server in the site's group may send it; see deploy/.
                 Path(draft).chmod(0o640)
                 Path(draft).replace(stored.path)
-                _sync_directory(stored.path.parent)
+                sync_directory(stored.path.parent)
                 # Young again: it is about to be named by an image.
                 return self.update_or_create(
                     sha256=stored.sha256, defaults={"size": size, "created_at": timezone.now()}
@@ -116,7 +116,8 @@ def belongs_to_site(path: Path) -> None:
         os.chown(path, owner.st_uid, owner.st_gid)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Return once the names in a directory are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -314,11 +315,8 @@ class RescueImage(models.Model):
             elif default is False and self.is_default:
                 self.is_default = False
                 self.save(update_fields=["is_default"])
-            after = self.described()
-            changed = [name for name in after if after[name] != before[name]]
-            if changed:
-                details = {"before": {n: before[n] for n in changed}, "after": {n: after[n] for n in changed}}
-                AuditEntry.objects.record("rescueimage_changed", actor=actor, subject=self.name, details=details)
+            if changes := differences(before, self.described()):
+                AuditEntry.objects.record("rescueimage_changed", actor=actor, subject=self.name, details=changes)
             transaction.on_commit(StoredFile.objects.discard_unused)
 
     def retire(self, actor: Actor) -> None:

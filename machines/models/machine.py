@@ -18,7 +18,7 @@ from django.utils.functional import cached_property
 from machines.addresses import AddressError, IPNetwork, normalise_mac, normalise_network, parse_network
 from machines.boot.decide import MachineFacts, address_objection, identity_objection
 from machines.boot.request import MAX_VALUE, BootRequest
-from machines.models.audit import Actor, AuditEntry
+from machines.models.audit import Actor, AuditEntry, differences
 from machines.models.fields import HostsField, InterfacesField, MACAddressField, NetworkField
 from machines.models.identity import IDENTITY_NAMES, IdentityField
 from machines.models.sighting import Sighting
@@ -256,9 +256,8 @@ class Machine(models.Model):
                 self._take_macs(values["macs"])
             if "allowed_networks" in values:
                 self._take_networks(values["allowed_networks"])
-            after = self.described()
-            changed = [name for name in after if after[name] != before[name]]
-            if not changed:
+            changes = differences(before, self.described())
+            if not changes:
                 return False
             self.adopt_sightings()
             AuditEntry.objects.record(
@@ -266,7 +265,7 @@ class Machine(models.Model):
                 actor=actor,
                 machine=self,
                 subject=self.name,
-                details={"before": {n: before[n] for n in changed}, "after": {n: after[n] for n in changed}},
+                details=changes,
             )
         return True
 

@@ -20,7 +20,7 @@ from django.db import models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from machines.models.audit import Actor, AuditEntry
+from machines.models.audit import Actor, AuditEntry, differences
 from machines.models.machine import Machine
 from machines.notifications import events, webhook
 from machines.notifications.events import Event
@@ -185,12 +185,11 @@ class NotificationRule(models.Model):
             self.save()
             if machines is not None:
                 self.machines.set(machines)
-            after = self.described()
-            changed = [name for name in after if after[name] != before[name]]
-            if not changed and url == self.url:
+            changes = differences(before, self.described())
+            if not changes and url == self.url:
                 return False
-            details = {"before": {n: before[n] for n in changed}, "after": {n: after[n] for n in changed}}
-            self.record("changed", actor, details)
+            # An address that differs in its path alone is not shown: that may be a secret.
+            self.record("changed", actor, changes or {"before": {}, "after": {}})
         return True
 
     def retire(self, actor: Actor) -> None:
@@ -260,10 +259,13 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def waiting(self) -> DeliveryQuerySet:
         return self.filter(state=Delivery.State.WAITING)
 
+    def free(self, now: datetime) -> DeliveryQuerySet:
+        """Those that wait, and that nobody is trying to deliver at `now`."""
+        return self.waiting().filter(Q(leased_until__isnull=True) | Q(leased_until__lte=now))
+
     def due(self, now: datetime) -> DeliveryQuerySet:
         """Those to be tried at `now`, oldest first."""
-        free = Q(leased_until__isnull=True) | Q(leased_until__lte=now)
-        return self.waiting().filter(free, next_try_at__lte=now).select_related("rule").order_by("pk")
+        return self.free(now).filter(next_try_at__lte=now).select_related("rule").order_by("pk")
 
     def given_up_since(self, since: datetime) -> DeliveryQuerySet:
         return self.filter(state=Delivery.State.GIVEN_UP, rule__isnull=False, next_try_at__gte=since)
@@ -357,8 +359,7 @@ class Delivery(models.Model):
 
     def claim(self, now: datetime) -> bool:
         """Hold this delivery for one try; False where somebody else does, or did."""
-        waits = Q(leased_until__isnull=True) | Q(leased_until__lte=now)
-        rows = Delivery.objects.waiting().filter(waits, pk=self.pk, tries=self.tries)
+        rows = Delivery.objects.free(now).filter(pk=self.pk, tries=self.tries)
         if not rows.update(leased_until=now + LEASE, tries=F("tries") + 1):
             return False
         self.tries += 1

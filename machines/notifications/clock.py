@@ -62,17 +62,13 @@ def _unended() -> RescueQuerySet:
 
 
 def _expired(now: datetime) -> Iterator[_Happened]:
-    for rescue in (
-        Rescue.objects.unended().select_related("machine").filter(expires_at__lte=now, expires_at__gt=now - _NEWS)
-    ):
+    for rescue in _unended().filter(expires_at__lte=now, expires_at__gt=now - _NEWS):
         assert rescue.expires_at
         yield _Happened(Event.ENDED, ended_key(rescue.pk), rescue.expires_at, rescue)
 
 
 def _silently_up(now: datetime) -> Iterator[_Happened]:
-    for rescue in (
-        Rescue.objects.unended().select_related("machine").standing_as(State.UP, now).filter(state=State.BOOTING)
-    ):
+    for rescue in _unended().standing_as(State.UP, now).filter(state=State.BOOTING):
         if up_at := rescue.standing(now).up_at:
             yield _Happened(Event.UP, f"{Event.UP}:{rescue.pk}:{up_at.isoformat()}", up_at, rescue)
 

@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from machines.models.notification import Delivery, NotificationRule
 from machines.notifications import webhook
+from machines.notifications.webhook import DeliveryError
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +24,6 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 4
 #: So many messages to one receiver, and seconds for them, before the others have their turn again.
 _BATCH, _TURN = 50, 10.0
-
-
-class DeliveryError(Exception):
-    """A message did not arrive; `status` is the receiver's answer, where there was one."""
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 def deliver_due(now: datetime | None = None, *, at_once: int = _AT_ONCE) -> int:
@@ -89,8 +82,8 @@ def _send(message: Delivery) -> int | None:
             _mail(rule, message.payload, message.message_id)
             return None
         return _post(rule, message)
-    except webhook.WebhookError as error:
-        raise DeliveryError(str(error), error.status) from error
+    except DeliveryError:
+        raise
     except Exception as error:
         # Whatever it is: this message waits, and the others go on.
         logger.debug("a message could not be sent", exc_info=True)

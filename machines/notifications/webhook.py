@@ -34,8 +34,8 @@ class WebhookAddressError(ValueError):
     """An address cannot be posted to; the message says why."""
 
 
-class WebhookError(Exception):
-    """It did not arrive. `status` is the receiver's answer, None where there was none."""
+class DeliveryError(Exception):
+    """A message did not arrive. `status` is the receiver's answer, None where there was none."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -133,20 +133,20 @@ def _inner(address: IPAddress) -> IPAddress:
 
 
 def resolve(target: Target, allowed: Sequence[IPNetwork]) -> list[IPAddress]:
-    """Where the target's name leads. Raises WebhookError where one of the addresses must not be posted to."""
+    """Where the target's name leads. Raises DeliveryError where one of the addresses must not be posted to."""
     try:
         found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise WebhookError(f"The name {target.host} cannot be looked up: {error}") from None
+        raise DeliveryError(f"The name {target.host} cannot be looked up: {error}") from None
     addresses = [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     for address in addresses:
         if why := objection(address, allowed):
-            raise WebhookError(f"Nothing is sent to {target.host}: {why}.")
+            raise DeliveryError(f"Nothing is sent to {target.host}: {why}.")
     return list(dict.fromkeys(addresses))
 
 
 def post(target: Target, body: bytes, headers: Mapping[str, str], allowed: Sequence[IPNetwork] = ()) -> int:
-    """Post `body` and return the status, 2xx. Raises WebhookError; a redirect is an error as well.
+    """Post `body` and return the status, 2xx. Raises DeliveryError; a redirect is an error as well.
 
     The connection goes to the address that was looked at, not to what the name leads to a moment later.
     """
@@ -160,14 +160,14 @@ def post(target: Target, body: bytes, headers: Mapping[str, str], allowed: Seque
             # What was cut off looks like an answer.
             watchdog.check()
         except (OSError, http.client.HTTPException) as error:
-            raise WebhookError(f"{target.origin} took the connection and did not answer: {_told(error)}") from None
+            raise DeliveryError(f"{target.origin} took the connection and did not answer: {_told(error)}") from None
         finally:
             connection.close()
     if not 200 <= response.status < 300:
         redirect = ", a redirect, which is not followed" if 300 <= response.status < 400 else ""
         text = "".join(c for c in said.decode("utf-8", "replace") if c.isprintable()).strip()
         answer = f"{response.status} {response.reason}{redirect}"
-        raise WebhookError(f"{target.origin} answered {answer}" + (f": {text}" if text else ""), response.status)
+        raise DeliveryError(f"{target.origin} answered {answer}" + (f": {text}" if text else ""), response.status)
     return response.status
 
 
@@ -195,7 +195,7 @@ def _connected(target: Target, addresses: Sequence[IPAddress], watchdog: _Watchd
             continue
         watchdog.watch(connection.sock)
         return connection
-    raise WebhookError(f"{target.origin} cannot be reached: {'; '.join(errors)}")
+    raise DeliveryError(f"{target.origin} cannot be reached: {'; '.join(errors)}")
 
 
 class _Watchdog:
