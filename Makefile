@@ -6,12 +6,15 @@ PYTHON := $(VENV)/bin/python
 PYTEST := $(VENV)/bin/pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# Debian's packages: to run the site, and to run its tests (virtual machines, browser, databases, web server).
+# Debian's packages. These lists are the only ones: README's lines are compared with them (tests/test_packages.py).
+# To run the site; to build and flash ROMs; to build the rescue image.
 RUN_PACKAGES := python3-venv
-TEST_PACKAGES := $(RUN_PACKAGES) qemu-system-x86 ovmf ipxe-qemu seabios grub-common grub-efi-amd64-bin \
-	busybox-static cpio openssl postgresql nginx-light chromium fonts-dejavu-core \
-	mmdebstrap squashfs-tools openssh-client e2fsprogs curl jq wget \
-	git gcc make perl liblzma-dev flashrom
+ROM_PACKAGES := git gcc libc6-dev make perl liblzma-dev mtools xorriso isolinux syslinux syslinux-common flashrom
+IMAGE_PACKAGES := mmdebstrap squashfs-tools
+# To run the tests: those that need neither a browser nor a virtual machine, and all of them.
+FAST_PACKAGES := $(RUN_PACKAGES) $(ROM_PACKAGES) cpio openssl openssh-client
+TEST_PACKAGES := $(FAST_PACKAGES) $(IMAGE_PACKAGES) qemu-system-x86 ovmf ipxe-qemu seabios \
+	grub-common grub-efi-amd64-bin busybox-static postgresql nginx-light chromium fonts-dejavu-core e2fsprogs curl jq wget
 
 .PHONY: run test test-fast bench lint setup setup-test screenshots clean
 
@@ -27,6 +30,7 @@ test: setup-test
 	$(PYTEST) -n 2 --dist loadfile -m e2e --durations 12
 
 test-fast: $(VENV)/.dev
+	@./setup-packages $(FAST_PACKAGES)
 	$(PYTEST) -n 2 -m "not e2e"
 
 bench: setup-test
@@ -59,6 +63,10 @@ $(VENV)/.dev: requirements/dev.txt | $(VENV)/bin/pip
 $(VENV)/bin/pip:
 	@./setup-packages $(RUN_PACKAGES)
 	python3 -m venv $(VENV)
+
+# For those who need a list: make -s packages-of-TEST
+packages-of-%:
+	@echo $($*_PACKAGES)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis test-results
