@@ -2,17 +2,26 @@
 
 import ipaddress
 import re
+from collections.abc import Iterator
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_MAC_FORMS = re.compile(
-    r"""(?:[0-9a-f]{12}                       # 0002b39d948c, iPXE's ${mac:hexraw}
-        | [0-9a-f]{2}(?::[0-9a-f]{2}){5}      # 00:02:b3:9d:94:8c
-        | [0-9a-f]{2}(?:-[0-9a-f]{2}){5}      # 00-02-b3-9d-94-8c, ${mac:hexhyp}
-        | [0-9a-f]{4}(?:\.[0-9a-f]{4}){2}     # 0002.b39d.948c, as switches print it
-    )""",
-    re.VERBOSE | re.ASCII,
+#: How cards, systems and switches write a MAC address; the letters are in lower case.
+_MAC = r"""(?:
+    [0-9a-f]{12}                                  # 0002b39d948c, iPXE's ${mac:hexraw}
+    | [0-9a-f]{1,2}(?::[0-9a-f]{1,2}){5}          # 00:02:b3:9d:94:8c; 0:2:b3:9d:94:8c, as BSD prints it
+    | [0-9a-f]{2}(?:(?P<pair>[-.])[0-9a-f]{2})(?:(?P=pair)[0-9a-f]{2}){4}  # 00-02-b3-9d-94-8c, ${mac:hexhyp}
+    | [0-9a-f]{4}(?P<four>[-.:])[0-9a-f]{4}(?P=four)[0-9a-f]{4}  # 0002.b39d.948c, Cisco; 0002-b39d-948c, Huawei
+    | [0-9a-f]{6}[-:][0-9a-f]{6}                  # 0002b3-9d948c, ProCurve
+)"""
+_MAC_FORM = re.compile(_MAC, re.VERBOSE | re.ASCII)
+_HEX = "[0-9A-Fa-f]"
+#: The same inside a text, but not as a part of a checksum, of an IPv6 address or of a longer hardware address.
+_MAC_IN_TEXT = re.compile(
+    rf"""(?<![0-9A-Za-z])(?<!\W{_HEX}[:.])(?<!\W{_HEX}{{2}}[:.])(?<!\W{_HEX}{{3}}[:.])(?<!\W{_HEX}{{4}}[:.])
+        {_MAC} (?![0-9A-Za-z])(?![:-]{_HEX}{{1,4}}(?![0-9A-Za-z]))""",
+    re.VERBOSE | re.ASCII | re.IGNORECASE,
 )
 
 
@@ -27,12 +36,30 @@ def normalise_mac(text: str) -> str:
     a multicast address (lowest bit of the first octet, IEEE 802).
     """
     lowered = text.strip().lower()
-    if not _MAC_FORMS.fullmatch(lowered):
+    if not _MAC_FORM.fullmatch(lowered):
         raise AddressError(f"“{text[:40]}” is not a MAC address; write it like 00:02:b3:9d:94:8c.")
-    digits = re.sub(r"[^0-9a-f]", "", lowered)
+    parts = lowered.split(":")
+    digits = "".join(part.zfill(2) for part in parts) if len(parts) == 6 else re.sub(r"[^0-9a-f]", "", lowered)
     if digits == "0" * 12 or int(digits[:2], 16) & 1:
         raise AddressError(f"“{text[:40]}” is not the address of a single network card.")
     return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
+
+
+def macs_in(text: str) -> Iterator[tuple[int, str]]:
+    """What in `text` is written like a MAC address, with its place; in linear time."""
+    return ((found.start(), found.group()) for found in _MAC_IN_TEXT.finditer(text))
+
+
+def with_usual_macs(text: str) -> str:
+    """Return the words of a search, each that is a MAC address in the form in which the site stores it."""
+    return " ".join(_usual_mac(word) for word in text.split())
+
+
+def _usual_mac(word: str) -> str:
+    try:
+        return normalise_mac(word)
+    except AddressError:
+        return word
 
 
 def hyphenated(mac: str) -> str:

@@ -12,3 +12,5 @@ urlpatterns = [
     path("favicon.ico", RedirectView.as_view(url=static("machines/icon.svg"), permanent=True)),
     path("", RedirectView.as_view(pattern_name="admin:index")),
 ]
+
+handler400 = "rescuesite.error_pages.bad_request"

@@ -15,6 +15,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from machines.admin.search import MACSearch
 from machines.boot.decide import Reason
 from machines.models import AuditEntry
 from machines.representation import audit_json
@@ -24,10 +25,10 @@ _COLUMNS = ("id", "at", "actor", "source", "machine", "mac", "action", "outcome"
 
 
 @admin.register(AuditEntry)
-class AuditEntryAdmin(admin.ModelAdmin[AuditEntry]):
+class AuditEntryAdmin(MACSearch, admin.ModelAdmin[AuditEntry]):
     list_display = ("at", "machine_link", "action", "outcome", "why", "actor", "source", "mac", "count")
     search_fields = ("machine", "mac", "actor", "source", "reason", "subject")
-    search_help_text = "Machine, MAC, person, address or reason."
+    search_help_text = "Machine, MAC address in any form, person, address or reason."
     date_hierarchy = "at"
     list_per_page = 100
     show_full_result_count = False

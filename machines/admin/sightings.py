@@ -19,6 +19,7 @@ from django.utils.safestring import SafeString
 
 from machines.admin.auditing import AuditedAdmin, actor_of
 from machines.admin.machines import may_touch
+from machines.admin.search import MACSearch
 from machines.models import AuditEntry, MACAddress, Machine, Sighting
 
 
@@ -33,7 +34,7 @@ class AttachForm(forms.Form):
 
 
 @admin.register(Sighting)
-class SightingAdmin(AuditedAdmin):
+class SightingAdmin(MACSearch, AuditedAdmin):
     list_display = ("mac", "what_to_do", "last_seen_at", "count", "source", "summary", "ignored")
     list_filter = ("ignored", "last_seen_at")
     search_fields = ("mac", "source", "ip", "said")

@@ -14,8 +14,9 @@ from django.urls import URLPattern, path, reverse
 
 from machines.admin.auditing import actor_of
 from machines.bulk.exporting import table
-from machines.bulk.plan import plan, take_over
-from machines.bulk.reading import COLUMNS, BulkError, Problem, Row, read
+from machines.bulk.plan import Plan, plan, take_over
+from machines.bulk.reading import COLUMNS, decode, read
+from machines.bulk.rows import BulkError, Problem
 from machines.models import Machine
 from machines.models.machine import ENABLE_RESCUE
 
@@ -71,18 +72,17 @@ class MachineTables:
         if not form.is_valid():
             return self._import_page(request, form=form)
         try:
-            rows = read(form.cleaned_data["file"])
-            planned = plan(rows, may_switch=request.user.has_perm(ENABLE_RESCUE))
+            found = read(form.cleaned_data["file"])
+            planned = plan(found, may_switch=request.user.has_perm(ENABLE_RESCUE))
         except BulkError as error:
             return self._import_page(request, form=UploadForm(), problems=error.problems)
-        contents = form.cleaned_data["file"].decode("utf-8-sig")
-        return self._import_page(request, planned=planned, changes=planned.changes, contents=contents)
+        contents = decode(form.cleaned_data["file"])
+        return self._import_page(request, planned=planned, contents=contents)
 
     def _confirmed(self, request: HttpRequest, contents: str) -> HttpResponse:
         may_switch = request.user.has_perm(ENABLE_RESCUE)
         try:
-            rows: list[Row] = read(contents.encode())
-            done = take_over(rows, actor_of(request), may_switch=may_switch)
+            done = take_over(read(contents.encode()), actor_of(request), may_switch=may_switch)
         except BulkError as error:
             # What was shown does not hold any more.
             return self._import_page(request, form=UploadForm(), problems=error.problems)
@@ -90,16 +90,25 @@ class MachineTables:
         return HttpResponseRedirect(reverse("admin:machines_machine_changelist"))
 
     def _import_page(
-        self, request: HttpRequest, *, problems: list[Problem] | None = None, changes: Any = (), **context: Any
+        self,
+        request: HttpRequest,
+        *,
+        problems: list[Problem] | None = None,
+        planned: Plan | None = None,
+        **context: Any,
     ) -> HttpResponse:
+        changes, remarks = (planned.changes, planned.remarks) if planned else ([], [])
         context |= {
             **self.admin_site.each_context(request),
             "title": "Import machines",
             "opts": self.opts,
             "problems": (problems or [])[:_SHOWN],
             "more_problems": max(0, len(problems or []) - _SHOWN),
+            "planned": planned,
             "changes": changes[:_SHOWN],
             "more_changes": max(0, len(changes) - _SHOWN),
+            "remarks": remarks[:_SHOWN],
+            "more_remarks": max(0, len(remarks) - _SHOWN),
         }
         return TemplateResponse(request, "machines/import.html", context)
 

@@ -9,7 +9,8 @@ from machines.addresses import IPAddress
 from machines.boot.deadline import Deadline
 from machines.boot.source import source_address
 
-_HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?", re.ASCII)
+#: A name with an underscore is none by RFC 1123, and many networks have one: what reached us once reaches us again.
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?", re.ASCII)
 
 
 def source_of(request: HttpRequest) -> IPAddress | None:

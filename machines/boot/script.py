@@ -67,7 +67,8 @@ def checked(line: str) -> str:
         raise UnsafeLineError("ends with a backslash, which would join it to the next line")
     words = line.split()
     if separators := _SEPARATORS.intersection(words):
-        raise UnsafeLineError(f"holds the command separator “{separators.pop()}”")
+        separator = separators.pop()
+        raise UnsafeLineError(f"holds the command separator “{separator}”; write it without a space on either side")
     if any(word.startswith("#") for word in words):
         raise UnsafeLineError("holds a word that begins with “#”, where iPXE starts a comment")
     return line

@@ -13,7 +13,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from machines.addresses import AddressError, normalise_mac, normalise_network
-from machines.bulk.reading import BulkError, Problem, Row
+from machines.bulk.rows import BulkError, Contents, Problem, Row
 from machines.models import Actor, AllowedNetwork, AuditEntry, MACAddress, Machine, Rescue, RescueImage, Sighting
 from machines.models.identity import check_identity
 
@@ -67,6 +67,8 @@ class Plan:
     added: list[Change] = field(default_factory=list)
     changed: list[Change] = field(default_factory=list)
     unchanged: int = 0
+    #: What of the file was not taken.
+    remarks: Sequence[Problem] = ()
 
     @property
     def changes(self) -> list[Change]:
@@ -83,24 +85,24 @@ class Plan:
         return f"{len(self.added)} to add, {len(self.changed)} to change, {self.unchanged} as they are"
 
 
-def plan(rows: Sequence[Row], *, may_switch: bool = True) -> Plan:
-    """Compare rows with what there is; changes nothing. Raises BulkError with all that is wrong.
+def plan(contents: Contents, *, may_switch: bool = True) -> Plan:
+    """Compare a file with what there is; changes nothing. Raises BulkError with all that is wrong.
 
     Whoever may not switch rescue may not change the addresses of a machine whose rescue is active.
     """
-    return _Planner(rows, may_switch).plan()
+    return _Planner(contents, may_switch).plan()
 
 
-def take_over(rows: Sequence[Row], actor: Actor, *, may_switch: bool = True) -> Plan:
+def take_over(contents: Contents, actor: Actor, *, may_switch: bool = True) -> Plan:
     """Do what `plan` tells, with an audit entry for each machine. Raises BulkError; then nothing was changed."""
     try:
         with transaction.atomic():
-            names = [row.values["name"].lower() for row in rows]
+            names = [row.values["name"].lower() for row in contents.rows]
             for start in range(0, len(names), _BATCH):
                 # Nobody else changes them meanwhile.
                 part = Machine.objects.named_exactly(names[start : start + _BATCH])
                 list(part.select_for_update(no_key=True, of=("self",)).order_by("pk").values_list("pk"))
-            planned = plan(rows, may_switch=may_switch)
+            planned = plan(contents, may_switch=may_switch)
             _write(planned, actor)
     except IntegrityError as error:
         raise BulkError([Problem(1, "Somebody else changed these machines meanwhile. Try again.")]) from error
@@ -114,8 +116,8 @@ def _told(value: Any) -> str:
 
 
 class _Planner:
-    def __init__(self, rows: Sequence[Row], may_switch: bool) -> None:
-        self.rows = rows
+    def __init__(self, contents: Contents, may_switch: bool) -> None:
+        self.contents = contents
         self.locked = set() if may_switch else set(Rescue.objects.active().values_list("machine", flat=True))
         self.problems: list[Problem] = []
         self.there = {machine.name.lower(): machine for machine in _machines()}
@@ -125,7 +127,7 @@ class _Planner:
     def plan(self) -> Plan:
         seen: dict[str, int] = {}
         changes = []
-        for row in self.rows:
+        for row in self.contents.rows:
             name = row.values.get("name", "")
             if first := seen.get(name.lower()):
                 self._wrong(row, f"“{name}” is in line {first} already.")
@@ -138,7 +140,7 @@ class _Planner:
                 self._wrong(change.row, change.machine.locked_text())
         if self.problems:
             raise BulkError(self.problems)
-        planned = Plan()
+        planned = Plan(remarks=self.contents.remarks)
         for change in changes:
             if change.is_new:
                 planned.added.append(change)

@@ -256,6 +256,10 @@ class RescueImage(models.Model):
             script.checked(self.command_line)
         except script.UnsafeLineError as error:
             errors["command_line"] = f"The command line {error}."
+        if named := [word for word in self.command_line.split() if word.startswith("initrd=")]:
+            errors["command_line"] = (
+                f"Leave “{named[0]}” out: the site adds initrd= with the right name for each initrd."
+            )
         placeholders = self.command_line.count(script.URL)
         if placeholders and len(self.command_line) + placeholders * _URL_ROOM > MAX_COMMAND_LINE:
             errors["command_line"] = (

@@ -15,7 +15,7 @@ from django.db.models.functions import Length, Lower
 from django.utils import timezone
 from django.utils.functional import cached_property
 
-from machines.addresses import AddressError, IPNetwork, normalise_mac, normalise_network, parse_network
+from machines.addresses import AddressError, IPNetwork, normalise_mac, normalise_network, parse_network, with_usual_macs
 from machines.boot.decide import MachineFacts, address_objection, identity_objection
 from machines.boot.request import MAX_VALUE, BootRequest
 from machines.models.audit import Actor, AuditEntry, differences
@@ -97,11 +97,7 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         MAC addresses in any form that people write.
         """
         found = self
-        for word in text.split():
-            try:
-                part = normalise_mac(word)
-            except AddressError:
-                part = word
+        for part in with_usual_macs(text).split():
             fields = (
                 *("name", "macs__address", "networks__network", "contact__ip", "contact__source", "contact__serial"),
                 *("contact__uuid", "identity__serial", "identity__uuid", "notes"),

@@ -18,7 +18,8 @@ from hypothesis.extra.django import TestCase
 from machines.bulk import plan as planning
 from machines.bulk.exporting import table
 from machines.bulk.plan import plan, take_over
-from machines.bulk.reading import MAX_BYTES, BulkError, read
+from machines.bulk.reading import MAX_BYTES, read
+from machines.bulk.rows import BulkError
 from machines.models import Actor, AuditEntry, Machine, RescueImage, Sighting
 from tests.conftest import MAC
 
@@ -50,7 +51,7 @@ def wrong(contents: bytes) -> list[str]:
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
 def test_tables_are_read_as_spreadsheets_write_them(delimiter: str, start: bytes) -> None:
     lines = ["Name {d} macs{d}notes", "web01{d}00-02-b3-9d-94-8c 52:54:00:00:00:01{d} rack 3 ", "", "db01{d}"]
-    rows = read(start + "\r\n".join(lines).replace("{d}", delimiter).encode())
+    rows = read(start + "\r\n".join(lines).replace("{d}", delimiter).encode()).rows
     assert [(row.line, row.values) for row in rows] == [
         (2, {"name": "web01", "macs": "00-02-b3-9d-94-8c 52:54:00:00:00:01", "notes": "rack 3"}),
         (4, {"name": "db01", "macs": "", "notes": ""}),
@@ -58,7 +59,7 @@ def test_tables_are_read_as_spreadsheets_write_them(delimiter: str, start: bytes
 
 
 def test_a_note_may_have_lines_and_the_next_row_keeps_its_number() -> None:
-    rows = read(text("name,notes", 'web01,"one', 'two ""three"""', "db01,x"))
+    rows = read(text("name,notes", 'web01,"one', 'two ""three"""', "db01,x")).rows
     assert [(row.line, row.values["notes"]) for row in rows] == [(2, 'one\ntwo "three"'), (4, "x")]
 
 
@@ -182,39 +183,8 @@ def test_what_somebody_else_does_meanwhile_makes_it_fail_as_a_whole(
 ) -> None:
     known = plan(read(text("name,macs", f"db01,{OTHER_MAC}")))
     Machine.objects.add("db02", macs=[OTHER_MAC], networks=[], actor=ALICE)
-    monkeypatch.setattr(planning, "plan", lambda rows, may_switch: known)
+    monkeypatch.setattr(planning, "plan", lambda contents, may_switch: known)
     assert "Somebody else changed these machines meanwhile" in wrong(text("name,macs", f"db01,{OTHER_MAC}"))[0]
-
-
-# The old rescue.php
-
-PHP = b"""<?php
-switch ($_GET["mac"]) {
-    case "00:02:b3:9d:94:8c":  // web01, rack 3
-    case '52-54-00-00-00-01': # 12 unfit/name
-    case "525400000002":
-    // case "52:54:00:00:00:03":
-    /* case "52:54:00:00:00:04":
-       case "52:54:00:00:00:05": */
-    case "52:54:00:00:00:06": echo "#!ipxe"; break; // web01
-        break;
-    default:
-}
-"""
-
-
-def test_an_old_rescue_php_becomes_machines(db: None) -> None:
-    take_over(read(PHP), ALICE)
-    assert [(one.name, one.macs.get().address, one.notes) for one in Machine.objects.order_by("pk")] == [
-        ("web01", MAC, "web01, rack 3"),
-        ("12", OTHER_MAC, "12 unfit/name"),
-        ("mac-525400000002", "52:54:00:00:00:02", ""),
-        ("mac-525400000006", "52:54:00:00:00:06", "web01"),
-    ]
-
-
-def test_what_is_wrong_in_an_old_rescue_php_is_said_with_its_line(db: None) -> None:
-    assert "line 3: “00:02” is not a MAC address" in wrong(PHP.replace(b"00:02:b3:9d:94:8c", b"00:02"))[0]
 
 
 # Export
@@ -260,7 +230,12 @@ def test_a_dry_run_tells_and_does_nothing(machine: Machine, tmp_path: Path) -> N
     ]
     assert Machine.objects.count() == 1
     assert manage("import_machines", str(path)) == "1 machine added, 1 changed, 0 as before.\n"
-    assert json.loads(manage("import_machines", str(path), "--json")) == {"added": [], "changed": {}, "unchanged": 2}
+    assert json.loads(manage("import_machines", str(path), "--json")) == {
+        "added": [],
+        "changed": {},
+        "unchanged": 2,
+        "not_taken": [],
+    }
 
 
 def test_errors_are_told_with_their_lines(machine: Machine, tmp_path: Path) -> None:

@@ -285,6 +285,7 @@ def test_a_plain_command_line_is_taken(db: None, command_line: str) -> None:
         "a && b",
         "a ; b",
         "a\\",
+        "initrd=main",
         "# a",
         "a #b",
         "\0",
@@ -312,6 +313,14 @@ def test_the_line_ends_of_a_script_become_those_that_ipxe_reads(db: None) -> Non
     image = RescueImage(name="tiny", chain_script="#!ipxe\r\nboot\r\n")
     image.full_clean()
     assert image.chain_script == "#!ipxe\nboot\n"
+
+
+@pytest.mark.parametrize(
+    ("command_line", "way_out"),
+    [("a && b", "write it without a space on either side"), ("quiet initrd=main", "Leave “initrd=main” out")],
+)
+def test_a_refused_command_line_says_the_way_out(db: None, command_line: str, way_out: str) -> None:
+    assert way_out in problems(command_line=command_line)["command_line"][0]
 
 
 def test_an_image_that_chains_has_no_command_line(db: None) -> None:

@@ -113,3 +113,10 @@ def test_the_list_leads_to_both(admin_client: Client, client: Client, db: None) 
     page = admin_client.get(LIST).content.decode()
     assert IMPORT in page
     assert EXPORT in page
+
+
+def test_what_of_a_file_was_not_taken_is_said_before_it_is_done(admin_client: Client) -> None:
+    php = b'<?php\n// "52:54:00:00:00:07"\nswitch ($mac) {\ncase "52:54:00:00:00:08": // web08\n}\n'
+    page = upload(admin_client, php).content.decode()
+    assert "Line 2: 52:54:00:00:00:07 was not taken: it stands in a comment." in page
+    assert "1 to add" in page

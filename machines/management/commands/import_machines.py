@@ -11,7 +11,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from machines.bulk.plan import Plan, plan, take_over
-from machines.bulk.reading import COLUMNS, BulkError, read
+from machines.bulk.reading import COLUMNS, read
+from machines.bulk.rows import BulkError
 from machines.management.terminal import NOT_DONE, actor_named, add_json_option, printable
 
 
@@ -32,8 +33,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         actor = actor_named(options["by"])
         try:
-            rows = read(_contents(options["file"]))
-            planned = plan(rows) if options["dry_run"] else take_over(rows, actor)
+            contents = read(_contents(options["file"]))
+            planned = plan(contents) if options["dry_run"] else take_over(contents, actor)
         except BulkError as error:
             number = len(error.problems)
             what = "Nothing was changed" if number == 1 else f"Nothing was changed; {number} problems"
@@ -41,6 +42,8 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(_json(planned), indent=2))
             return
+        for remark in planned.remarks:
+            self.stderr.write(printable(str(remark)))
         for change in planned.changes if options["dry_run"] else ():
             told = "add" if change.is_new else f"change {', '.join(change.differing)} of"
             self.stdout.write(printable(f"line {change.row.line}: {told} {change.after['name']}"))
@@ -62,4 +65,5 @@ def _json(planned: Plan) -> dict[str, Any]:
         "added": [change.after["name"] for change in planned.added],
         "changed": {change.after["name"]: change.differing for change in planned.changed},
         "unchanged": planned.unchanged,
+        "not_taken": [{"line": remark.line, "text": remark.text} for remark in planned.remarks],
     }
