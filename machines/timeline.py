@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from machines.boot.decide import Outcome
 from machines.models import AuditEntry, Machine, Rescue
-from machines.wording import reason_text
+from machines.wording import reason_text, source_text
 
 _LIMIT = 200
 _END_CAUSES = {
@@ -75,8 +75,10 @@ def _with_files_together(events: list[Event]) -> list[Event]:
 def _event(entry: AuditEntry) -> Event:
     describe = _DESCRIPTIONS.get(entry.action, _other)
     event = describe(entry)
+    unknown = () if entry.source or not source_text(entry) else (("source", source_text(entry)),)
     return replace(
         event,
+        facts=event.facts + unknown,
         actor=entry.actor,
         source=entry.source or "",
         count=entry.count,

@@ -1,15 +1,26 @@
 """What reasons, states and audited actions mean, in a sentence for the person who reads them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from machines.boot.decide import Reason
+
+if TYPE_CHECKING:
+    from machines.models import AuditEntry
 
 REASONS = {
     Reason.BAD_MAC: "The request names no usable MAC address.",
     Reason.UNKNOWN_MAC: "The MAC address belongs to no machine.",
     Reason.NO_RESCUE: "No rescue is enabled; the machine boots its disk.",
     Reason.RESCUE_EXPIRED: "The rescue has expired; the machine boots its disk.",
-    Reason.ADDRESS_NOT_ALLOWED: "The request comes from outside the machine's allowed networks.",
+    Reason.ADDRESS_NOT_ALLOWED: (
+        "The request comes from outside the machine's allowed networks, or from an unknown address: a proxy in front "
+        "of the site did not say from which."
+    ),
     Reason.ADDRESS_MISMATCH: (
-        "The machine lists no network, and the address that it claims is not the one that the request comes from. "
+        "The machine lists no network, and the address that it claims is not the one that the request comes from, or "
+        "that one is unknown. "
         "Behind a router or NAT, list the network that its requests come from."
     ),
     Reason.IDENTITY_MISSING: "The request does not say all that the machine's identity asks for.",
@@ -31,6 +42,14 @@ STATES = {
 }
 
 SHORT_STATES = {"local": "boots disk", "armed": "armed", "booting": "booting", "up": "up", "ended": "ended"}
+
+#: What is done from an address on the network; where an entry of these names none, it was unknown.
+_ASKED = frozenset({"boot", "file_sent", "file_refused", "ready", "up", "up_refused", "logins_blocked"})
+
+
+def source_text(entry: AuditEntry) -> str:
+    """From where it was done; empty for what time or the command line did."""
+    return entry.source or ("unknown address" if entry.action in _ASKED and not entry.actor else "")
 
 
 def reason_text(reason: str) -> str:

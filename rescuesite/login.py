@@ -8,8 +8,8 @@ from typing import Any
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.core.exceptions import ValidationError
 
-from machines.boot.http import source_of
 from machines.models import LoginFailure
+from rescuesite.client_address import source_of
 
 
 class LoginForm(AdminAuthenticationForm):

@@ -19,21 +19,21 @@ from machines.admin.search import MACSearch
 from machines.boot.decide import Reason
 from machines.models import AuditEntry
 from machines.representation import audit_json
-from machines.wording import reason_text
+from machines.wording import reason_text, source_text
 
 _COLUMNS = ("id", "at", "actor", "source", "machine", "mac", "action", "outcome", "reason", "count", "details")
 
 
 @admin.register(AuditEntry)
 class AuditEntryAdmin(MACSearch, admin.ModelAdmin[AuditEntry]):
-    list_display = ("at", "machine_link", "action", "outcome", "why", "actor", "source", "mac", "count")
+    list_display = ("at", "machine_link", "action", "outcome", "why", "actor", "from_where", "mac", "count")
     search_fields = ("machine", "mac", "actor", "source", "reason", "subject")
     search_help_text = "Machine, MAC address in any form, person, address or reason."
     date_hierarchy = "at"
     list_per_page = 100
     show_full_result_count = False
     fields = (
-        "at", "actor", "source", "machine_link", "mac", "action", "subject", "outcome", "reason", "meaning",
+        "at", "actor", "from_where", "machine_link", "mac", "action", "subject", "outcome", "reason", "meaning",
         "count", "repeated_at", "readable_details",
     )  # fmt: skip
     change_list_template = "machines/audit_change_list.html"
@@ -57,6 +57,10 @@ class AuditEntryAdmin(MACSearch, admin.ModelAdmin[AuditEntry]):
         return format_html(
             '<a href="{}">{}</a>', reverse("admin:machines_machine_change", args=[entry.machine_pk]), entry.machine
         )
+
+    @admin.display(description="source", ordering="source")
+    def from_where(self, entry: AuditEntry) -> str:
+        return source_text(entry)
 
     @admin.display(description="why", ordering="reason")
     def why(self, entry: AuditEntry) -> SafeString:

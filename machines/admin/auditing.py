@@ -8,9 +8,9 @@ from django.contrib import admin
 from django.db import models, transaction
 from django.http import HttpRequest
 
-from machines.boot.http import source_of
 from machines.models import Actor, AuditEntry, Machine
 from machines.models.audit import differences
+from rescuesite.client_address import source_of
 
 
 def actor_of(request: HttpRequest) -> Actor:

@@ -1,26 +1,14 @@
-"""HTTP as the boot face speaks it: where a request comes from, and plain answers that nobody keeps."""
+"""HTTP as the boot face speaks it: plain answers that nobody keeps."""
 
 import re
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
-from machines.addresses import IPAddress
 from machines.boot.deadline import Deadline
-from machines.boot.source import source_address
 
 #: A name with an underscore is none by RFC 1123, and many networks have one: what reached us once reaches us again.
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?", re.ASCII)
-
-
-def source_of(request: HttpRequest) -> IPAddress | None:
-    """The address that a request comes from, behind the proxies that the site trusts."""
-    return source_address(
-        request.META.get("REMOTE_ADDR", ""),
-        request.META.get("HTTP_X_FORWARDED_FOR", ""),
-        trusted=settings.RESCUESITE_TRUSTED_PROXIES,
-        trust_unix_peer=settings.RESCUESITE_TRUST_UNIX_PEER,
-    )
 
 
 def base_url(request: HttpRequest) -> str:

@@ -17,12 +17,13 @@ from machines.boot.answering import LATE
 from machines.boot.deadline import DeadlineExceededError, run_by
 from machines.boot.decide import Reason
 from machines.boot.delivery import authorized_keys, rescue_archive
-from machines.boot.http import base_url, boot_deadline, method_not_allowed, not_found, octets, source_of, text
+from machines.boot.http import base_url, boot_deadline, method_not_allowed, not_found, octets, text
 from machines.boot.recorder import recorder
 from machines.boot.reports import MAX_BODY, ReportError, read_report
 from machines.boot.sending import send
 from machines.models import Rescue, StoredFile
 from machines.models.rescue_terms import Heard, UpReport
+from rescuesite.client_address import source_of
 
 logger = logging.getLogger(__name__)
 
@@ -106,15 +107,15 @@ def report_up(request: HttpRequest, token: str) -> HttpResponse:
 
 
 def _hear(token: str, report: UpReport, source: IPAddress | None) -> Heard | None:
-    """What comes of a report; None where no active rescue has the token, or its machine's networks exclude `source`.
+    """What comes of a report; None where no active rescue has the token, or it is not for `source` to report.
 
     Unlike the files, a report may come from another address than the script was served to: the rescue system may
-    have got one of its own.
+    have got one of its own. The networks that the machine lists bind it, and an unknown source is nobody's.
     """
     now = timezone.now()
     while rescue := Rescue.objects.of_token(token, now):
         objection = rescue.address_objection(source)
-        if objection is Reason.ADDRESS_NOT_ALLOWED:
+        if objection and (source is None or objection is Reason.ADDRESS_NOT_ALLOWED):
             rescue.note_refused(script.UP, source, now, objection)
             return None
         heard = rescue.hear(report, now, source)

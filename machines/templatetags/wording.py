@@ -3,6 +3,7 @@
 from django import template
 
 from machines import wording
+from machines.models import AuditEntry
 
 register = template.Library()
 
@@ -10,6 +11,11 @@ register = template.Library()
 @register.filter
 def reason_text(reason: str) -> str:
     return wording.reason_text(reason)
+
+
+@register.filter
+def source_text(entry: AuditEntry) -> str:
+    return wording.source_text(entry)
 
 
 @register.filter

@@ -7,8 +7,8 @@ from rest_framework.authentication import BaseAuthentication, get_authorization_
 from rest_framework.exceptions import AuthenticationFailed, Throttled
 from rest_framework.request import Request
 
-from machines.boot.http import source_of
 from machines.models import APIToken, LoginFailure
+from rescuesite.client_address import source_of
 
 _KEYWORDS = {b"token", b"bearer"}
 

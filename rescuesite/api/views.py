@@ -15,8 +15,8 @@ from rest_framework.response import Response
 from rest_framework.reverse import reverse
 from rest_framework.views import APIView
 
-from machines.boot.http import source_of
 from machines.models import Actor
+from rescuesite.client_address import source_of
 
 #: The resources' lists, by the names that their routes have.
 LISTS = (
