@@ -18,12 +18,14 @@ class LoginForm(AdminAuthenticationForm):
     def clean(self) -> dict[str, Any]:
         assert self.request
         source = source_of(self.request)
-        if wait := LoginFailure.objects.wait(source):
+        if wait := LoginFailure.objects.reserve(source):
             minutes = math.ceil(wait.total_seconds() / 60)
             when = f"{minutes} minute{'s' if minutes > 1 else ''}"
             raise ValidationError(f"Too many log-ins from your address failed. Try again in {when}.", code="blocked")
         try:
-            return super().clean()
+            cleaned = super().clean()
         except ValidationError:
-            LoginFailure.objects.note(source)
+            LoginFailure.objects.failed(source)
             raise
+        LoginFailure.objects.give_back(source)
+        return cleaned

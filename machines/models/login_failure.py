@@ -1,10 +1,12 @@
 """Log-ins that failed, counted by address, so that passwords cannot be guessed at leisure.
 
-In the database, as several processes answer. Only failures write: a log-in that works costs one read.
+In the database, as several processes answer. A try is counted before the password is looked at, and given back where it
+was right: who tries many at once gets no further than who tries one after the other.
 """
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address, ip_network
 
@@ -37,27 +39,44 @@ class LoginFailureQuerySet(models.QuerySet["LoginFailure"]):
         first = since.first()
         return first[0] + WINDOW - now if first else None
 
-    def note(self, source: IPAddress | None, now: datetime | None = None) -> None:
-        """Count one more failure; the one that is too many is told to the audit log."""
+    def reserve(self, source: IPAddress | None, now: datetime | None = None) -> timedelta | None:
+        """Count a try before it is made; None where it may be. Otherwise how long to wait, and nothing is counted.
+
+        Counting and looking are one statement: of many tries at one moment no more pass than are left.
+        """
         now, address = now or timezone.now(), block_of(source)
-        with transaction.atomic():
-            current = self.filter(address=address, since__gt=now - WINDOW)
-            if not current.update(count=F("count") + 1):
+        left = self.filter(address=address, since__gt=now - WINDOW, count__lt=ALLOWED)
+        if left.update(count=F("count") + 1):
+            return None
+        try:
+            with transaction.atomic():
                 self._make_room(now)
-                try:
-                    with transaction.atomic():
-                        self.create(address=address, since=now, count=1)
-                except IntegrityError:
-                    # Another process was faster.
-                    current.update(count=F("count") + 1)
-            if current.filter(count=ALLOWED).exists():
-                AuditEntry.objects.record(
-                    "logins_blocked",
-                    at=now,
-                    source=str(source) if source else None,
-                    subject=address,
-                    details={"failures": ALLOWED, "minutes": WINDOW // timedelta(minutes=1)},
-                )
+                self.create(address=address, since=now, count=1)
+        except IntegrityError:
+            # None is left, or another process was faster.
+            return None if left.update(count=F("count") + 1) else self.wait(source, now) or WINDOW
+        return None
+
+    def give_back(self, source: IPAddress | None) -> None:
+        """The try that was counted was no failure."""
+        self.filter(address=block_of(source), count__gt=0).update(count=F("count") - 1)
+
+    def failed(self, source: IPAddress | None, now: datetime | None = None) -> None:
+        """The try that was counted has failed; where it was the last, the audit log is told, once."""
+        now, address = now or timezone.now(), block_of(source)
+        full = self.filter(address=address, since__gt=now - WINDOW, count__gte=ALLOWED).first()
+        if full is None:
+            return
+        with contextlib.suppress(IntegrityError), transaction.atomic():
+            AuditEntry.objects.record(
+                "logins_blocked",
+                at=now,
+                source=str(source) if source else None,
+                subject=address,
+                details={"failures": ALLOWED, "minutes": WINDOW // timedelta(minutes=1)},
+                # Tries that failed at one moment would each tell.
+                shared_key=f"{address} {full.since.timestamp():.0f}",
+            )
 
     def _make_room(self, now: datetime) -> None:
         self.filter(since__lte=now - WINDOW).delete()

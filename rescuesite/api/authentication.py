@@ -37,9 +37,9 @@ class TokenAuthentication(BaseAuthentication):
         So a program that was forgotten with an old token locks nobody out who shares its address.
         """
         source = source_of(request._request)
-        if wait := LoginFailure.objects.wait(source):
+        if wait := LoginFailure.objects.reserve(source):
             raise Throttled(wait.total_seconds(), "Too many log-ins from this address failed.")
-        LoginFailure.objects.note(source)
+        LoginFailure.objects.failed(source)
 
     def authenticate_header(self, request: Request) -> str:
         return 'Token realm="api"'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from ipaddress import ip_address
+from threading import Event, Lock
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ def log_in(client: Client, password: str, **extra: Any) -> Any:
 
 def fail(times: int) -> None:
     for _ in range(times):
-        LoginFailure.objects.note(HERE)
+        LoginFailure.objects.reserve(HERE)
 
 
 def test_after_too_many_failures_not_even_the_right_password_is_looked_at(client: Client, user: User) -> None:
@@ -76,7 +77,7 @@ def test_what_a_stranger_forwards_is_not_believed(client: Client, user: User) ->
 
 def test_addresses_of_one_ipv6_network_are_one(db: None) -> None:
     for number in range(ALLOWED):
-        LoginFailure.objects.note(ip_address(f"2001:db8::{number:x}"))
+        LoginFailure.objects.reserve(ip_address(f"2001:db8::{number:x}"))
     assert LoginFailure.objects.wait(ip_address("2001:db8::ffff"))
     assert not LoginFailure.objects.wait(ip_address("2001:db8:0:1::1"))
 
@@ -90,8 +91,8 @@ def test_the_audit_log_tells_once_of_an_address_that_has_to_wait(client: Client,
 
 def test_what_is_over_is_forgotten(db: None) -> None:
     old = timezone.now() - WINDOW - timedelta(seconds=1)
-    LoginFailure.objects.note(ip_address("192.0.2.1"), old)
-    LoginFailure.objects.note(ip_address("192.0.2.2"))
+    LoginFailure.objects.reserve(ip_address("192.0.2.1"), old)
+    LoginFailure.objects.reserve(ip_address("192.0.2.2"))
     assert [failure.address for failure in LoginFailure.objects.all()] == ["192.0.2.2"]
 
 
@@ -101,22 +102,66 @@ def test_so_many_addresses_are_remembered_and_no_more(db: None) -> None:
         LoginFailure(address=f"10.0.{n // 256}.{n % 256}", since=now - timedelta(milliseconds=n + 1), count=1)
         for n in range(MAX_ADDRESSES)
     )
-    LoginFailure.objects.note(HERE, now)
+    LoginFailure.objects.reserve(HERE, now)
     assert LoginFailure.objects.count() == MAX_ADDRESSES
     assert LoginFailure.objects.filter(address=str(HERE)).exists()
 
 
 @pytest.mark.django_db(transaction=True)
 def test_failures_at_one_moment_are_all_counted() -> None:
-    def note(_: int) -> None:
+    def reserve(_: int) -> None:
         try:
-            LoginFailure.objects.note(HERE)
+            LoginFailure.objects.reserve(HERE)
         finally:
             connection.close()
 
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(note, range(8)))
+        list(threads.map(reserve, range(8)))
     assert LoginFailure.objects.get().count == 8
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_many_passwords_tried_at_one_moment_no_more_are_looked_at_than_of_as_many_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clients = ALLOWED + 5
+    counted, lock, all_have_come = [0, 0], Lock(), Event()
+
+    def count(which: int) -> None:
+        with lock:
+            counted[which] += 1
+            if sum(counted) == clients:
+                all_have_come.set()
+
+    def authenticate(*_: Any, **__: Any) -> None:
+        count(0)
+        # Hashing a password takes a while; here, until everybody has had the chance.
+        all_have_come.wait(60)
+
+    def try_one(number: int) -> None:
+        try:
+            if "Too many log-ins" in log_in(Client(), f"wrong-{number}").content.decode():
+                count(1)
+        finally:
+            connection.close()
+
+    monkeypatch.setattr("django.contrib.auth.forms.authenticate", authenticate)
+    with ThreadPoolExecutor(clients) as threads:
+        list(threads.map(try_one, range(clients)))
+    assert counted == [ALLOWED, clients - ALLOWED]
+    assert AuditEntry.objects.filter(action="logins_blocked").count() == 1
+
+
+def test_log_ins_that_work_are_not_counted(client: Client, user: User) -> None:
+    for _ in range(ALLOWED + 1):
+        assert log_in(Client(), "right").status_code == 302
+    assert LoginFailure.objects.get().count == 0
+
+
+def test_a_log_in_that_works_forgives_no_failure(client: Client, user: User) -> None:
+    fail(3)
+    log_in(client, "right")
+    assert LoginFailure.objects.get().count == 3
 
 
 # Tokens
