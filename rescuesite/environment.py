@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from rescuesite import data_directory
+
 
 def secret_key(data_dir: Path) -> str:
     """The secret key: from RESCUESITE_SECRET_KEY, from the file RESCUESITE_SECRET_KEY_FILE names, or made and kept.
@@ -50,14 +52,10 @@ def _read_key(path: Path) -> str:
 
 
 def data_dir(default: Path) -> Path:
-    """RESCUESITE_DATA_DIR, made if missing; only its owner can read what lies in it, but for the boot files."""
+    """RESCUESITE_DATA_DIR, made if missing."""
     path = Path(os.environ.get("RESCUESITE_DATA_DIR") or default).expanduser().resolve()
     try:
-        path.mkdir(mode=0o710, parents=True, exist_ok=True)
-        # The group may pass through to the files, should a web server of that group be told to send them.
-        kept = {"files": 0o750, "static": 0o700, "tmp": 0o700, "job-logs": 0o700, "stations": 0o700}
-        for name, mode in kept.items():
-            (path / name).mkdir(mode=mode, exist_ok=True)
+        data_directory.prepare(path)
     except OSError as error:
         raise ImproperlyConfigured(
             f"Cannot make the data directory {path}: {error.strerror}. Set RESCUESITE_DATA_DIR to one that the site "

@@ -23,6 +23,8 @@ limit_request_line = 8190
 forwarded_allow_ips = ""
 accesslog = None
 errorlog = "-"
+# A Unix socket is for our account and our group: whoever connects to it is believed what client it speaks for.
+umask = 0o007
 loglevel = "warning"
 # Its socket has one name for each account: a second site on the host could not have one.
 control_socket_disable = True

@@ -123,6 +123,8 @@ def _database() -> dict[str, Any]:
 
 
 DATABASES = {"default": _database()}
+#: SQLite's file; None with another database.
+RESCUESITE_DATABASE_FILE = Path(DATABASES["default"]["NAME"]) if "sqlite3" in DATABASES["default"]["ENGINE"] else None
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_PASSWORD_VALIDATORS = [

@@ -9,7 +9,6 @@ prepares what has come in meanwhile, and commits it together.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import math
 import os
@@ -19,10 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from django.conf import settings
 from django.db import close_old_connections, connection, connections, transaction
 
 from machines.boot.deadline import Deadline, DeadlineExceededError, give_back_connection
+from rescuesite import locks
 
 logger = logging.getLogger(__name__)
 
@@ -179,8 +178,7 @@ def _turn() -> Iterator[None]:
     if connection.vendor != "sqlite" or connection.in_atomic_block:
         yield
         return
-    with (settings.RESCUESITE_DATA_DIR / "boot.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.held("boot"):
         yield
 
 

@@ -7,7 +7,6 @@ scripts boot lies in a folder of its own, under names that are checksums or made
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from machines.boot_export.scripts import DEFAULT, FILES, BootExport
 from machines.models import StoredFile
 from machines.models.image import sync_directory
+from rescuesite import locks
 
 _MAGIC = "#!ipxe\n"
 _MARK = re.compile(r"# rescuesite export_boot ([0-9a-f]{64}): replaced by the next export; do not edit\n")
@@ -75,15 +75,13 @@ def publish(export: BootExport, folder: Path) -> Changes:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """One export at a time writes to a folder. The lock is ours: the folder itself can be opened by everybody."""
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExportFolderError(f"Another export writes to {folder} now; let it end first.") from None
-        yield
-    finally:
-        os.close(descriptor)
+        with locks.held(f"export-{name}", wait=False):
+            yield
+    except BlockingIOError:
+        raise ExportFolderError(f"Another export writes to {folder} now; let it end first.") from None
 
 
 def marked(text: str) -> str:

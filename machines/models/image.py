@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,8 @@ from django.utils import timezone
 
 from machines.boot import script
 from machines.models.audit import Actor, AuditEntry, differences
+from rescuesite import locks
+from rescuesite.data_directory import same_owner
 
 #: A command line longer than this is cut by the x86 kernel (COMMAND_LINE_SIZE), less what the site appends.
 MAX_COMMAND_LINE = 1800
@@ -56,7 +57,8 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
             belongs_to_site(Path(draft))
             with _files_locked():
                 if not stored.path.parent.exists():
-                    stored.path.parent.mkdir(mode=0o750, exist_ok=True)
+                    stored.path.parent.mkdir(exist_ok=True)
+                    stored.path.parent.chmod(0o750)
                     belongs_to_site(stored.path.parent)
                 # A web server in the site's group may send it; see deploy/.
                 Path(draft).chmod(0o640)
@@ -101,19 +103,14 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
         return removed
 
 
-@contextlib.contextmanager
-def _files_locked() -> Iterator[None]:
+def _files_locked() -> contextlib.AbstractContextManager[None]:
     """One process at a time adds or removes stored files."""
-    with (settings.RESCUESITE_DATA_DIR / "files" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return locks.held("files")
 
 
 def belongs_to_site(path: Path) -> None:
     """Give what root has made in the data directory to the directory's owner: a station's worker may run as root."""
-    if os.geteuid() == 0:
-        owner = Path(settings.RESCUESITE_DATA_DIR).stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
+    same_owner(path, Path(settings.RESCUESITE_DATA_DIR))
 
 
 def sync_directory(path: Path) -> None:

@@ -191,6 +191,8 @@ class Builder:
             errors="replace",
             env=environment,
             pass_fds=[] if self.lock is None else [self.lock],
+            # The image's files have the usual modes, whatever ours are.
+            umask=0o022,
         ) as process:
             assert process.stdout
             for line in process.stdout:

@@ -17,6 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from machines.boot import script
+from machines.boot_export import folder as export_folder
 from machines.boot_export.folder import ExportFolderError, is_ours, marked, publish
 from machines.boot_export.scripts import BootExport, boot_export
 from machines.models import Actor, AuditEntry, Machine, RescueImage
@@ -265,13 +266,25 @@ def test_a_script_is_replaced_as_a_whole(machine: Machine, folder: Path, monkeyp
     assert listed(folder) == {OF_MACHINE, "default.ipxe"}
 
 
-def test_two_runs_do_not_write_at_once(machine: Machine, folder: Path) -> None:
+def test_two_runs_do_not_write_at_once(machine: Machine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second(_: Path) -> None:
+        with pytest.raises(ExportFolderError, match="Another export"):
+            publish(BootExport(), folder)
+        inside.append(folder)
+
+    inside: list[Path] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(export_folder, "_discard_drafts", second)
+        publish(BootExport(), folder)
+    assert inside == [folder]
+
+
+def test_who_can_open_the_folder_cannot_hold_exports_up(machine: Machine, folder: Path) -> None:
     folder.mkdir()
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with pytest.raises(ExportFolderError, match="Another export"):
-            publish(BootExport(), folder)
+        publish(BootExport(), folder)
     finally:
         os.close(descriptor)
 

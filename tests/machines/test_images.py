@@ -29,7 +29,7 @@ def data(settings: LazySettings, tmp_path: Path, db: None) -> Path:
 
 def kept(data: Path) -> set[str]:
     """The names of the files that are kept."""
-    return {path.name for path in (data / "files").rglob("*") if path.is_file() and path.name != ".lock"}
+    return {path.name for path in (data / "files").rglob("*") if path.is_file()}
 
 
 def names(image: RescueImage) -> list[str]:
