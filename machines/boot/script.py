@@ -23,6 +23,14 @@ URL = "{url}"
 
 #: Seconds that one question to the site may bring nothing new.
 ASK_TIMEOUT = 8
+#: … and one try of a file. Every iPXE since 2014 knows --timeout with all that fetches; it counts silence only, so a
+#: slow line is not hurt. Three tries with their pauses outlast the 30 s for which a switch may forward nothing
+#: (spanning tree).
+FILE_TIMEOUT = 10
+#: Seconds between the first try and the second, and between that and the last.
+_PAUSES = (1, 3)
+#: What a rescue mostly fetches: kernel, one initrd, its archive, `ready`.
+USUAL_FILES = 4
 
 _MAGIC = "#!ipxe"
 _LEAVE = ("iseq ${platform} efi && exit 1 ||", "exit 0")
@@ -51,6 +59,37 @@ class BootPlan:
     def address(self, name: str) -> str:
         """Where a file is fetched, relative to the script's own address."""
         return self.elsewhere[name] if self.elsewhere else f"/boot/{self.token}/{name}"
+
+    @property
+    def archives(self) -> list[str]:
+        """What the kernel unpacks."""
+        return [*self.initrds, ARCHIVE]
+
+    @property
+    def fetched(self) -> list[str]:
+        """What the script itself fetches, in order."""
+        if self.chained:
+            return [CHAIN]
+        return [KERNEL, *self.archives, *([] if self.elsewhere else [READY])]
+
+    @property
+    def longest_silence(self) -> int:
+        """`longest_silence` of this script; what a chained one fetches by itself is not in it."""
+        return longest_silence(len(self.fetched))
+
+
+def longest_silence(files: int) -> int:
+    """Seconds that a site which falls silent, however often, can keep a machine whose script fetches so many files."""
+    return files * _three_tries(FILE_TIMEOUT)
+
+
+def longest_question() -> int:
+    """Seconds that a silent site can keep a machine which the script of `send_on` sends there."""
+    return _three_tries(ASK_TIMEOUT)
+
+
+def _three_tries(timeout: int) -> int:
+    return (len(_PAUSES) + 1) * timeout + sum(_PAUSES)
 
 
 def checked(line: str) -> str:
@@ -128,7 +167,8 @@ def send_on(address: str, mac: str) -> str:
         [
             _MAGIC,
             "clear rescuesite ||",
-            *(*ask, "sleep 1", *ask, "sleep 3", *ask),
+            *(line for pause in _PAUSES for line in (*ask, f"sleep {pause}")),
+            *ask,
             f"set rescuesite {Outcome.LOCAL}",
             "echo The rescue site does not answer, going on to the local disk",
             ":local",
@@ -144,15 +184,14 @@ def question(address: str, settings: Mapping[str, str] = SETTINGS, *, mac: str =
 
 
 def _kernel(plan: BootPlan) -> list[str]:
-    initrds = [*plan.initrds, ARCHIVE]
     arguments = [
         plan.command_line.replace(URL, f"{plan.site}/boot/{plan.token}"),
         f"BOOTIF=01-{hyphenated(plan.mac)}",
-        *(f"initrd={name}" for name in initrds),
+        *(f"initrd={name}" for name in plan.archives),
     ]
     return [
         *_fetch("kernel", KERNEL, plan),
-        *(line for name in initrds for line in _fetch("initrd", name, plan)),
+        *(line for name in plan.archives for line in _fetch("initrd", name, plan)),
         checked(" ".join(["imgargs kernel", *filter(None, arguments)])),
         *((*_fetch("imgfetch", READY, plan), "imgfree ready") if not plan.elsewhere else ()),
         "boot kernel || goto failed",
@@ -173,13 +212,10 @@ def _fetch(command: str, name: str, plan: BootPlan) -> list[str]:
 
     iPXE chains `||` and `&&` from the left, as sh does, so a pause between two tries needs a jump past the rest.
     """
-    fetch = checked(f"{command} --name {name} {plan.address(name)}")
+    fetch = checked(f"{command} --name {name} --timeout {FILE_TIMEOUT * 1000} {plan.address(name)}")
     got = f"got-{name}"
     return [
-        f"{fetch} && goto {got} ||",
-        "sleep 1",
-        f"{fetch} && goto {got} ||",
-        "sleep 3",
+        *(line for pause in _PAUSES for line in (f"{fetch} && goto {got} ||", f"sleep {pause}")),
         f"{fetch} || goto failed",
         f":{got}",
     ]

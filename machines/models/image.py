@@ -185,6 +185,13 @@ class RescueImageQuerySet(models.QuerySet["RescueImage"]):
     def default(self) -> RescueImage | None:
         return self.filter(is_default=True).first()
 
+    def most_fetched(self) -> int:
+        """How many files a machine fetches at most before it boots one of these images."""
+        booted = Q(files__kind__in=(ImageFile.Kind.KERNEL, ImageFile.Kind.INITRD))
+        counts = self.annotate(number=models.Count("files", filter=booted)).values_list("number", flat=True)
+        # Besides them, what the site makes: the archive, and `ready`.
+        return max([script.USUAL_FILES, *(number + 2 for number in counts)])
+
 
 class RescueImage(models.Model):
     """A small system to boot for a rescue: a kernel with its initrds and command line, or an iPXE script to chain."""

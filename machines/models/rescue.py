@@ -319,6 +319,10 @@ class Rescue(models.Model):
             elsewhere=elsewhere or {},
         )
 
+    def longest_silence(self) -> int:
+        """Seconds that the site, falling silent, can keep the machine from its disk while it fetches its files."""
+        return self.plan(self.served_mac, site="").longest_silence
+
     def authorized_keys(self) -> SSHKeyQuerySet:
         from machines.models.ssh_key import SSHKey
 

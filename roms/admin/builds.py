@@ -27,6 +27,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from machines.admin.auditing import actor_of
 from machines.boot.http import base_url
+from machines.models import RescueImage
 from roms.admin.jobs import JobAdmin, JobStateFilter, attached, job_url, kib, number, seconds_text, take_errors
 from roms.downloads import CHIP, padded
 from roms.models import ROM_TARGETS, Build, Card, JobState, Profile, Target
@@ -309,11 +310,13 @@ class Delay:
 
 
 def delay_of(spec: ScriptSpec) -> Delay:
-    case = embedded.worst_case(spec)
+    files = RescueImage.objects.most_fetched()
+    case = embedded.worst_case(spec, files=files)
     cases = [
         ("no cable", case.no_link),
         ("no answer to DHCP", case.no_address),
         ("no answer from the site", case.no_site),
+        (f"a site that falls silent in each of a rescue's {files} files", case.in_files),
         ("whatever else happens", case.ever),
     ]
     more = embedded.worst_case_seconds(spec, 2) - embedded.worst_case_seconds(spec, 1)

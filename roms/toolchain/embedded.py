@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from machines.boot.request import SETTINGS
-from machines.boot.script import question
+from machines.boot.script import USUAL_FILES, longest_question, longest_silence, question
 
 DHCP: Final = "dhcp"
 #: What can be sent besides `mac` and `ip`, which are always sent, and the iPXE setting that knows it.
@@ -312,12 +312,17 @@ class WorstCase:
     no_address: float
     #: There is a network, and the site does not answer, or its name cannot be looked up.
     no_site: float
+    #: The site answers at the last try, and then falls silent again and again in the files of a rescue.
+    in_files: float
     #: Whatever else happens, say a switch that never forwards, and an address at the very last try.
     ever: float
 
 
-def worst_case(spec: ScriptSpec, nics: int = 1) -> WorstCase:
-    """How long a dead network or site keeps a machine with so many cards from its disk."""
+def worst_case(spec: ScriptSpec, nics: int = 1, files: int = USUAL_FILES) -> WorstCase:
+    """How long a dead network or site keeps a machine with so many cards from its disk.
+
+    `files` is how many a rescue fetches. What the chained script of an image does is that script's own.
+    """
     cards = nics if spec.nic is None else 1
     rounds = spec.tries * cards
     pauses = (spec.tries - 1) * NETWORK_PAUSE
@@ -325,18 +330,22 @@ def worst_case(spec: ScriptSpec, nics: int = 1) -> WorstCase:
     dhcp = spec.network == DHCP
     silence, address = (DHCP_SILENCE, ADDRESS_TIMEOUT + _LINK_AGAIN) if dhcp else (0, 0)
     asking = spec.tries * spec.timeout + (spec.tries - 1) * SITE_PAUSE
+    asking += 0 if spec.asks else longest_question()
+    no_site = cards * (link + silence + asking) + _LEAVING
+    fetching = longest_silence(files)
     return WorstCase(
         no_link=rounds * spec.link_wait + pauses,
         no_address=rounds * (link + silence) + pauses if dhcp else 0,
-        no_site=cards * (link + silence + asking) + _LEAVING,
-        ever=rounds * (link + address) + pauses + cards * asking + _LEAVING,
+        no_site=no_site,
+        in_files=no_site + fetching,
+        ever=rounds * (link + address) + pauses + cards * asking + fetching + _LEAVING,
     )
 
 
 def worst_case_seconds(spec: ScriptSpec, nics: int = 1) -> float:
     """The longest of what `worst_case` tells of plain silence: the number to show beside a spec."""
     case = worst_case(spec, nics)
-    return max(case.no_link, case.no_address, case.no_site)
+    return max(case.no_link, case.no_address, case.in_files)
 
 
 # Scripts that somebody wrote

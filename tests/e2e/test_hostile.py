@@ -34,7 +34,7 @@ thorough = settings(
 # What a valid script looks like
 
 _LEAVE = ["iseq ${platform} efi && exit 1 ||", "exit 0"]
-_FETCH = r"(?:kernel|initrd|imgfetch) --name ([A-Za-z0-9._-]+) /boot/[A-Za-z0-9_-]{20,64}/\1"
+_FETCH = r"(?:kernel|initrd|imgfetch) --name ([A-Za-z0-9._-]+) --timeout 10000 /boot/[A-Za-z0-9_-]{20,64}/\1"
 #: The lines of a script, but for those that hold data.
 _LINE = re.compile(
     rf"{_FETCH} (?:&& goto got-\1 \|\||\|\| goto failed)|:failed|:got-[A-Za-z0-9._-]+|sleep [13]|imgfree|imgfree ready|"

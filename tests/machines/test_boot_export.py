@@ -120,9 +120,9 @@ def test_with_files_a_script_boots_copies_in_order(machine: Machine) -> None:
     stored = {file.name: file.stored.sha256 for file in rescue.files.all()}
     archive = next(name for name in export.files if name.endswith(".cpio"))
     assert first == [
-        f"kernel --name kernel rescuesite-files/{stored['kernel']}",
-        f"initrd --name initrd rescuesite-files/{stored['initrd']}",
-        f"initrd --name rescue.cpio {archive}",
+        f"kernel --name kernel --timeout 10000 rescuesite-files/{stored['kernel']}",
+        f"initrd --name initrd --timeout 10000 rescuesite-files/{stored['initrd']}",
+        f"initrd --name rescue.cpio --timeout 10000 {archive}",
     ]
     assert set(export.files) == {f"rescuesite-files/{sha256}" for sha256 in stored.values()} | {archive}
     # There is nobody who could be told.

@@ -102,7 +102,7 @@ def test_a_machine_without_a_rescue_boots_its_disk(client: Client, machine: Mach
 def test_a_machine_with_a_rescue_boots_it(client: Client, machine: Machine, image: RescueImage) -> None:
     rescue = enable(machine)
     lines = ask(client).splitlines()
-    assert f"kernel --name kernel /boot/{rescue.token}/kernel || goto failed" in lines
+    assert f"kernel --name kernel --timeout 10000 /boot/{rescue.token}/kernel || goto failed" in lines
     assert "imgargs kernel console=ttyS0 BOOTIF=01-00-02-b3-9d-94-8c initrd=initrd initrd=rescue.cpio" in lines
 
 

@@ -712,7 +712,7 @@ def test_a_rescue_that_expires_before_it_is_silently_up_never_was(
 def test_a_chained_script_is_fetched_under_the_token(client: Client, machine: Machine, chaining: RescueImage) -> None:
     rescue = enable(machine)
     lines = ask(client).splitlines()
-    assert f"imgfetch --name script.ipxe /boot/{rescue.token}/script.ipxe || goto failed" in lines
+    assert f"imgfetch --name script.ipxe --timeout 10000 /boot/{rescue.token}/script.ipxe || goto failed" in lines
     assert "imgexec script.ipxe || goto failed" in lines
 
 

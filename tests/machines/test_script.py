@@ -15,36 +15,36 @@ WHOLE_RESCUE = """\
 set rescuesite rescue
 echo Rescue mode for web01
 imgfree
-kernel --name kernel /boot/tok/kernel && goto got-kernel ||
+kernel --name kernel --timeout 10000 /boot/tok/kernel && goto got-kernel ||
 sleep 1
-kernel --name kernel /boot/tok/kernel && goto got-kernel ||
+kernel --name kernel --timeout 10000 /boot/tok/kernel && goto got-kernel ||
 sleep 3
-kernel --name kernel /boot/tok/kernel || goto failed
+kernel --name kernel --timeout 10000 /boot/tok/kernel || goto failed
 :got-kernel
-initrd --name initrd /boot/tok/initrd && goto got-initrd ||
+initrd --name initrd --timeout 10000 /boot/tok/initrd && goto got-initrd ||
 sleep 1
-initrd --name initrd /boot/tok/initrd && goto got-initrd ||
+initrd --name initrd --timeout 10000 /boot/tok/initrd && goto got-initrd ||
 sleep 3
-initrd --name initrd /boot/tok/initrd || goto failed
+initrd --name initrd --timeout 10000 /boot/tok/initrd || goto failed
 :got-initrd
-initrd --name initrd-2 /boot/tok/initrd-2 && goto got-initrd-2 ||
+initrd --name initrd-2 --timeout 10000 /boot/tok/initrd-2 && goto got-initrd-2 ||
 sleep 1
-initrd --name initrd-2 /boot/tok/initrd-2 && goto got-initrd-2 ||
+initrd --name initrd-2 --timeout 10000 /boot/tok/initrd-2 && goto got-initrd-2 ||
 sleep 3
-initrd --name initrd-2 /boot/tok/initrd-2 || goto failed
+initrd --name initrd-2 --timeout 10000 /boot/tok/initrd-2 || goto failed
 :got-initrd-2
-initrd --name rescue.cpio /boot/tok/rescue.cpio && goto got-rescue.cpio ||
+initrd --name rescue.cpio --timeout 10000 /boot/tok/rescue.cpio && goto got-rescue.cpio ||
 sleep 1
-initrd --name rescue.cpio /boot/tok/rescue.cpio && goto got-rescue.cpio ||
+initrd --name rescue.cpio --timeout 10000 /boot/tok/rescue.cpio && goto got-rescue.cpio ||
 sleep 3
-initrd --name rescue.cpio /boot/tok/rescue.cpio || goto failed
+initrd --name rescue.cpio --timeout 10000 /boot/tok/rescue.cpio || goto failed
 :got-rescue.cpio
 imgargs kernel console=ttyS0 quiet BOOTIF=01-00-02-b3-9d-94-8c initrd=initrd initrd=initrd-2 initrd=rescue.cpio
-imgfetch --name ready /boot/tok/ready && goto got-ready ||
+imgfetch --name ready --timeout 10000 /boot/tok/ready && goto got-ready ||
 sleep 1
-imgfetch --name ready /boot/tok/ready && goto got-ready ||
+imgfetch --name ready --timeout 10000 /boot/tok/ready && goto got-ready ||
 sleep 3
-imgfetch --name ready /boot/tok/ready || goto failed
+imgfetch --name ready --timeout 10000 /boot/tok/ready || goto failed
 :got-ready
 imgfree ready
 boot kernel || goto failed
@@ -59,11 +59,11 @@ WHOLE_CHAINED = """\
 set rescuesite rescue
 echo Rescue mode for web01
 imgfree
-imgfetch --name script.ipxe /boot/tok/script.ipxe && goto got-script.ipxe ||
+imgfetch --name script.ipxe --timeout 10000 /boot/tok/script.ipxe && goto got-script.ipxe ||
 sleep 1
-imgfetch --name script.ipxe /boot/tok/script.ipxe && goto got-script.ipxe ||
+imgfetch --name script.ipxe --timeout 10000 /boot/tok/script.ipxe && goto got-script.ipxe ||
 sleep 3
-imgfetch --name script.ipxe /boot/tok/script.ipxe || goto failed
+imgfetch --name script.ipxe --timeout 10000 /boot/tok/script.ipxe || goto failed
 :got-script.ipxe
 imgexec script.ipxe || goto failed
 echo The chained script has ended
