@@ -37,6 +37,7 @@ def build_json(build: Build, now: datetime | None = None) -> dict[str, Any]:
         "banner": build.banner,
         "script": build.script_spec if build.script_spec is not None else {"text": build.script},
         "script_sha256": build.script_sha256,
+        "warnings": build.warnings(),
         "ipxe_ref": build.ipxe_ref,
         "ipxe_commit": build.ipxe_commit,
         "commands": build.commands,

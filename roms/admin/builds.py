@@ -32,11 +32,10 @@ from roms.admin.jobs import JobAdmin, JobStateFilter, attached, job_url, kib, nu
 from roms.downloads import CHIP, padded
 from roms.models import ROM_TARGETS, Build, Card, JobState, Profile, Target
 from roms.models.build import KnownSize
-from roms.toolchain import embedded, ipxe_options
+from roms.toolchain import embedded, ipxe_options, written_script
 from roms.toolchain.embedded import ScriptError, ScriptSpec, StaticNetwork
 
 _DEFAULTS = ScriptSpec("http://192.0.2.1")
-_OFF = {"off", "no", "false", "0"}
 
 
 class BuildForm(forms.Form):
@@ -46,7 +45,7 @@ class BuildForm(forms.Form):
     DHCP, STATIC = embedded.DHCP, "static"
 
     target = forms.ChoiceField(choices=Target, initial=Target.ROM, label="What to make")
-    profile = forms.ChoiceField(choices=Profile, initial=Profile.STANDARD, label="Features")
+    profile = forms.ChoiceField(choices=Profile, initial=Profile.MINIMAL, label="Features")
     options = forms.CharField(
         required=False,
         label="Single options",
@@ -153,7 +152,7 @@ class BuildForm(forms.Form):
 
     def _check_text(self, text: str) -> None:
         try:
-            embedded.check_text(text.replace("\r\n", "\n"))
+            written_script.check_text(text.replace("\r\n", "\n"))
         except ScriptError as error:
             self.add_error("text", list(error.errors.values()))
 
@@ -341,20 +340,6 @@ def needed_by(spec: ScriptSpec, profile: str) -> list[Needed]:
     return [Needed(name, name in left_out) for name in sorted(embedded.required_options(spec))]
 
 
-def likely_options(profile: str, singles: list[str]) -> set[str]:
-    """The options that are on, as far as the profile says: a tree's own defaults are not known here."""
-    brought_by = {option for options in embedded.COMMANDS.values() for option in options}
-    everywhere = brought_by.union(ipxe_options.REQUIRED, *ipxe_options.PROFILES.values())
-    changes: dict[str, Any] = dict(ipxe_options.PROFILES.get(profile, {}))
-    for single in singles:
-        try:
-            name, value = ipxe_options.picked(single)
-        except ipxe_options.OptionError:
-            continue
-        changes[name] = value is True or str(value).lower() not in _OFF
-    return {name for name in everywhere.union(changes) if changes.get(name, True)}
-
-
 def preview_of(form: BuildForm) -> dict[str, Any]:
     """What the preview shows of a bound form, valid or not."""
     form.is_valid()
@@ -365,7 +350,7 @@ def preview_of(form: BuildForm) -> dict[str, Any]:
         script = embedded.render(form.spec)
     elif values.get("source") == BuildForm.BY_HAND and "text" not in form.errors:
         script = values["text"].replace("\r\n", "\n")
-        warnings = embedded.check_text(script, likely_options(profile, singles))
+        warnings = written_script.check_text(script, written_script.likely_options(profile, singles))
     return {
         "problems": [
             (form.fields[name].label or name.capitalize() if name in form.fields else "", texts)
@@ -375,6 +360,7 @@ def preview_of(form: BuildForm) -> dict[str, Any]:
         "warnings": warnings,
         "delay": delay_of(form.spec) if form.spec else None,
         "needed": needed_by(form.spec, profile) if form.spec else [],
+        "kept_out": written_script.takeover_options(profile, singles) if form.spec else [],
         "fit": fit_of(values.get("card"), values.get("target", ""), profile, has_options=bool(singles)),
         "is_medium": values.get("target") not in ROM_TARGETS,
     }
@@ -482,10 +468,6 @@ class BuildAdmin(JobAdmin):
             initial["card"] = chosen
         if request.GET.get("profile") in Profile.values:
             initial["profile"] = request.GET["profile"]
-        elif build is None:
-            fit = fit_of(chosen, Target.ROM, Profile.STANDARD, has_options=False)
-            if fit and fit.verdict == "too-large" and fit.offer:
-                initial["profile"] = fit.offer.profile
         return initial
 
     # The page of one

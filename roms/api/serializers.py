@@ -79,6 +79,9 @@ class BuildSerializer(JobSerializer):
     banner = serializers.IntegerField(allow_null=True)
     script = ScriptField()
     script_sha256 = serializers.CharField()
+    warnings = serializers.ListField(
+        child=serializers.CharField(), help_text="What to know before it is flashed, of a script that somebody wrote."
+    )
     ipxe_ref = serializers.CharField()
     ipxe_commit = serializers.CharField()
     commands = serializers.ListField(child=serializers.ListField(child=serializers.CharField()))

@@ -76,6 +76,7 @@ class BuildRun(Run[Build]):
             profile=build.profile,
             options=build.changes(),
             banner=build.banner,
+            foreign_images=not build.has_site_script,
         )
 
     def _problem(self, result: BuildResult) -> str:

@@ -13,7 +13,7 @@ from django.db.models import Q
 from machines.models.image import StoredFile
 from roms.models.card import Card
 from roms.models.job import Job, JobQuerySet, JobState, refuse
-from roms.toolchain import embedded, ipxe_options
+from roms.toolchain import embedded, ipxe_options, written_script
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -107,7 +107,7 @@ class Build(Job):
         help_text="Empty, for media that are no ROM: every card that iPXE knows.",
     )
     target = models.CharField(max_length=8, choices=Target, default=Target.ROM)
-    profile = models.CharField(max_length=10, choices=Profile, default=Profile.STANDARD)
+    profile = models.CharField(max_length=10, choices=Profile, default=Profile.MINIMAL)
     #: Single options beyond the profile, as people write them: NAME, NAME=off, NAME=20.
     options: models.JSONField[list[str], list[str]] = models.JSONField(default=list, blank=True)
     banner = models.PositiveSmallIntegerField(
@@ -160,6 +160,11 @@ class Build(Job):
     ORDER = ("card", "target", "profile", "options", "banner", "script_spec", "script")
 
     @property
+    def has_site_script(self) -> bool:
+        """Whether the site made the script: such a ROM never runs what is neither script nor kernel."""
+        return self.script_spec is not None
+
+    @property
     def is_rom(self) -> bool:
         return self.target in ROM_TARGETS
 
@@ -184,12 +189,30 @@ class Build(Job):
         if not isinstance(self.options, list) or not all(isinstance(option, str) for option in self.options):
             errors["options"] = "Write a list of options: NAME, NAME=off or NAME=value."
         else:
-            try:
-                dict(ipxe_options.picked(option) for option in self.options)
-            except ipxe_options.OptionError as error:
-                errors["options"] = str(error)
+            errors |= self._check_options()
         refuse(errors)
         self.chip_size = self.card.chip_size if self.card and self.is_rom else None
+
+    def _check_options(self) -> dict[str, Any]:
+        """What is wrong with the single options, as far as no tree is needed to tell."""
+        try:
+            picked = dict(ipxe_options.picked(option) for option in self.options)
+        except ipxe_options.OptionError as error:
+            return {"options": str(error)}
+        if not self.has_site_script:
+            return {}
+        on = [name for name, value in picked.items() if not ipxe_options.is_off(value)]
+        problems = [
+            f"{name} cannot be on in a ROM with the site's script: with it, an answer that is no script can keep the "
+            "machine from its disk. Leave it out, or write the script by hand."
+            for name in on
+            if ipxe_options.takes_over(name)
+        ]
+        problems += [
+            f"{name} cannot be off: the site's script needs it."
+            for name in sorted(self._needed().keys() & (picked.keys() - set(on)))
+        ]
+        return {"options": problems} if problems else {}
 
     def clean_fields(self, exclude: Any = None) -> None:
         # The script comes of its spec, in clean().
@@ -204,18 +227,32 @@ class Build(Job):
                 self.script = embedded.render(spec)
             else:
                 self.script = self.script.replace("\r\n", "\n")
-                embedded.check_text(self.script)
+                written_script.check_text(self.script)
         except embedded.ScriptError as error:
             return {"script": [f"{name}: {text}" for name, text in error.errors.items()]}
         self.script_sha256 = hashlib.sha256(self.script.encode()).hexdigest()
         return {}
 
+    def warnings(self) -> list[str]:
+        """What whoever wrote the script should know before it goes into a card; nothing where the site made it."""
+        if self.has_site_script:
+            return []
+        try:
+            return written_script.check_text(self.script, written_script.likely_options(self.profile, self.options))
+        except embedded.ScriptError as error:
+            return list(error.errors.values())
+
     def changes(self) -> dict[str, ipxe_options.Value]:
         """The single options by name, with those that the script cannot do without."""
-        needed: dict[str, ipxe_options.Value] = {}
-        if self.script_spec is not None:
-            needed = dict.fromkeys(sorted(embedded.required_options(embedded.from_json(self.script_spec))), True)
-        return needed | dict(ipxe_options.picked(option) for option in self.options)
+        return dict(ipxe_options.picked(option) for option in self.options) | self._needed()
+
+    def _needed(self) -> dict[str, ipxe_options.Value]:
+        """The options that the site's script cannot do without; none where the script is somebody's own."""
+        try:
+            spec = embedded.from_json(self.script_spec) if self.has_site_script else None
+        except embedded.ScriptError:
+            return {}
+        return dict.fromkeys(sorted(embedded.required_options(spec)), True) if spec else {}
 
     def too_large(self, size: int) -> str:
         """What to do where `size` bytes do not fit the chip, for a person; empty where they do."""

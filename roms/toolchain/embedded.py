@@ -8,9 +8,8 @@ roms/embedded/boot.ipxe does the same in a text for readers and for an older iPX
 from __future__ import annotations
 
 import ipaddress
-import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -27,7 +26,6 @@ PLACEHOLDERS: Final[Mapping[str, str]] = {
 }
 DEFAULT_PATH: Final = "/boot"
 MAX_SITE: Final = 255
-MAX_TEXT: Final = 16 * 1024
 
 #: Seconds between two rounds of looking for a network, and between two questions.
 NETWORK_PAUSE: Final = 5
@@ -42,7 +40,8 @@ _LINK_AGAIN = 15
 #: What leaving iPXE takes at most where a connection is still open (TCP_FINISH_TIMEOUT).
 _LEAVING = 1
 
-_SCHEMES = {
+#: The schemes of the site's address, and the build option that brings each.
+PROTOCOL_OPTIONS: Final[Mapping[str, str]] = {
     "http": "DOWNLOAD_PROTO_HTTP",
     "https": "DOWNLOAD_PROTO_HTTPS",
     "ftp": "DOWNLOAD_PROTO_FTP",
@@ -275,10 +274,10 @@ def _url(spec: ScriptSpec) -> str:
 
 def required_options(spec: ScriptSpec) -> frozenset[str]:
     """The build options, by the names of iPXE's headers, without which the rendered script does not work."""
-    needed = {"IMAGE_SCRIPT", "IMAGE_CMD", "NVO_CMD", "IFMGMT_CMD", "NET_PROTO_IPV4", _SCHEMES[spec.scheme]}
+    needed = {"IMAGE_SCRIPT", "IMAGE_CMD", "NVO_CMD", "IFMGMT_CMD", "NET_PROTO_IPV4", PROTOCOL_OPTIONS[spec.scheme]}
     if not spec.asks:
         # The exported script of a machine in rescue sends it on to the site.
-        needed.add(_SCHEMES["http"])
+        needed.add(PROTOCOL_OPTIONS["http"])
     if spec.network == DHCP:
         # The command is not used, but it is what brings DHCP itself.
         needed.add("DHCP_CMD")
@@ -287,16 +286,6 @@ def required_options(spec: ScriptSpec) -> frozenset[str]:
     if spec.serial_console:
         needed.add("CONSOLE_SERIAL")
     return frozenset(needed)
-
-
-def harmful_options() -> frozenset[str]:
-    """The build options with which an answer that is no script can keep a machine from its disk.
-
-    PXE boot programs have no signature, so with IMAGE_PXE iPXE runs whatever it recognises as nothing else, be it the
-    error page that somebody's proxy sends with status 200; v2.0.0 restarted the machine then, again and again. Without,
-    it is “Exec format error”, and the next try.
-    """
-    return frozenset({"IMAGE_PXE"})
 
 
 @dataclass(frozen=True)
@@ -348,130 +337,6 @@ def worst_case_seconds(spec: ScriptSpec, nics: int = 1) -> float:
     return max(case.no_link, case.no_address, case.in_files)
 
 
-# Scripts that somebody wrote
-
-#: The build options that bring each command of iPXE, any of them; none where it is always there.
-COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
-    command: tuple(filter(None, options.split("|")))
-    for options, commands in {
-        "": "echo exit isset iseq sleep",
-        "AUTOBOOT_CMD": "autoboot",
-        "CERT_CMD": "certstat certstore certfree",
-        "CONFIG_CMD": "config",
-        "CONSOLE_CMD": "console colour cpair",
-        "CPUID_CMD": "cpuid",
-        "DHCP_CMD": "dhcp pxebs",
-        "DIGEST_CMD": "md5sum sha1sum md4sum sha224sum sha256sum sha384sum sha512sum",
-        "FCMGMT_CMD": "fcstat fcels",
-        "FDT_CMD": "fdt",
-        "GDBSERIAL|GDBUDP": "gdbstub",
-        "IBMGMT_CMD": "ibstat",
-        "IFMGMT_CMD": "ifopen ifclose ifstat ifconf iflinkwait",
-        "IMAGE_ARCHIVE_CMD": "imgextract",
-        "IMAGE_CMD": "imgfetch module initrd imgselect imgload kernel imgexec chain boot imgargs imgstat imgfree",
-        "IMAGE_CRYPT_CMD": "imgdecrypt",
-        "IMAGE_MEM_CMD": "imgmem",
-        "IMAGE_SCRIPT": "goto prompt",
-        "IMAGE_SET_CMD": "imgset",
-        "IMAGE_TRUST_CMD": "imgtrust imgverify",
-        "IPSTAT_CMD": "ipstat",
-        "IWMGMT_CMD": "iwstat iwlist",
-        "LOGIN_CMD": "login",
-        "LOTEST_CMD": "lotest",
-        "MENU_CMD|FORM_CMD": "menu form item choose present",
-        "NEIGHBOUR_CMD": "nstat",
-        "NSLOOKUP_CMD": "nslookup",
-        "NTP_CMD": "ntp",
-        "NVO_CMD": "show set clear read inc",
-        "PARAM_CMD": "params param",
-        "PCI_CMD": "pciscan",
-        "PING_CMD": "ping",
-        "POWEROFF_CMD": "poweroff",
-        "PROFSTAT_CMD": "profstat",
-        "PXE_CMD": "startpxe stoppxe",
-        "REBOOT_CMD": "reboot",
-        "ROUTE_CMD": "route",
-        "SANBOOT_CMD": "sanhook sanboot sanunhook",
-        "SHELL_CMD": "shell help",
-        "SHIM_CMD": "shim",
-        "SYNC_CMD": "sync",
-        "TIME_CMD": "time",
-        "USB_CMD": "usbscan",
-        "VLAN_CMD": "vcreate vdestroy",
-    }.items()
-    for command in commands.split()
-}
-_PROTOCOLS = {**_SCHEMES, "nfs": "DOWNLOAD_PROTO_NFS"}
-_SEPARATORS = {"||", "&&", ";"}
-#: iPXE splits at ASCII white space only.
-_WORD = re.compile(r"[^ \t\n\v\f\r]+")
-_WAITING = ("shell", "config", "login", "read")
-
-
-def check_text(text: str | bytes, options: Collection[str] | None = None) -> list[str]:
-    """What whoever wrote a script should know before it is built into a ROM; nothing where it looks fine.
-
-    `options` are the build options that are on. Raises ScriptError for what iPXE would not run at all.
-    """
-    if isinstance(text, str):
-        text = text.encode("utf-8", "surrogatepass")
-    if error := _unusable(text):
-        raise ScriptError({"text": error})
-    script = text.decode()
-    commands = commands_used(script)
-    warnings = []
-    if "exit" not in commands:
-        warnings.append("It never says “exit”: on UEFI a machine goes on to its disk only after a non-zero status.")
-    for command, brought_by in (commands | _protocols_used(script)).items():
-        if command in _WAITING:
-            warnings.append(f"“{command}” waits for a person at the machine, and there is none.")
-        if brought_by is None:
-            warnings.append(f"iPXE knows no command “{command}”.")
-        elif brought_by and options is not None and not set(brought_by).intersection(options):
-            warnings.append(f"“{command}” needs {' or '.join(brought_by)}, which this build leaves out.")
-    return warnings
-
-
-def commands_used(text: str) -> dict[str, tuple[str, ...] | None]:
-    """The commands in a script, each with the build options of which one brings it; None for one that iPXE lacks."""
-    used: dict[str, tuple[str, ...] | None] = {}
-    for words in _lines(text):
-        for before, word in zip(["||", *words], words, strict=False):
-            # What a setting expands to cannot be known here.
-            if before in _SEPARATORS and word not in _SEPARATORS and "${" not in word:
-                used[word] = COMMANDS.get(word)
-    return used
-
-
-def _protocols_used(text: str) -> dict[str, tuple[str, ...]]:
-    found = (scheme for words in _lines(text) for scheme in re.findall(r"\b([a-z]+)://", " ".join(words)))
-    return {f"{scheme}://": (_PROTOCOLS[scheme],) for scheme in found if scheme in _PROTOCOLS}
-
-
-def _lines(text: str) -> Iterator[list[str]]:
-    """The words of each line, without labels and comments."""
-    for line in re.sub(r"\\\r?\n", "", text).split("\n"):
-        words = _WORD.findall(line)
-        if words and words[0].startswith(":"):
-            del words[0]
-        yield list(itertools.takewhile(lambda word: not word.startswith("#"), words))
-
-
-def _unusable(text: bytes) -> str:
-    """Why iPXE would not run this; empty where it would."""
-    if not re.match(rb"#!ipxe\r?\n", text):
-        return "Its first line must be “#!ipxe” and nothing else, with nothing before it."
-    if len(text) > MAX_TEXT:
-        return f"It has {len(text):,} bytes; there is room for {MAX_TEXT:,}."
-    if b"\0" in text:
-        return "It holds a zero byte."
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return "It is not UTF-8."
-    return ""
-
-
 # Parsing
 
 
@@ -486,8 +351,8 @@ def _normal_site(site: str) -> str:
             "Write it like http://192.0.2.10 or http://rescue.example.net:8000/boot, without user or query."
         )
     scheme, host = match["scheme"].lower(), match["host"].lower()
-    if scheme not in _SCHEMES:
-        raise ValueError(f"It begins with {', '.join(f'{known}://' for known in _SCHEMES)}.")
+    if scheme not in PROTOCOL_OPTIONS:
+        raise ValueError(f"It begins with {', '.join(f'{known}://' for known in PROTOCOL_OPTIONS)}.")
     _check_host(host)
     if match["port"] is not None and not 1 <= int(match["port"] or 0) <= 65535:
         raise ValueError("A port is between 1 and 65535.")

@@ -139,9 +139,11 @@ class BuildRequest:
     card: str = ""
     #: Only where the tree has several for the card.
     driver: str = ""
-    profile: str = "standard"
+    profile: str = ipxe_options.DEFAULT_PROFILE
     #: Changes to the profile.
     options: Mapping[str, Value] = field(default_factory=dict)
+    #: Whether it may run what is neither a script nor a kernel, if profile and options bring that.
+    foreign_images: bool = False
     #: Tenths of a second that the ROM waits at its prompt; None: as long as the tree has it.
     banner: int | None = None
 
@@ -272,7 +274,9 @@ class _Build:
         if missing := missing_tools(str(request.target)):
             raise BuildError(ErrorKind.MISSING_TOOL, tools_message(missing))
         options = self.builder.options(commit)
-        chosen = ipxe_options.chosen(options, request.profile, request.options, request.banner)
+        chosen = ipxe_options.chosen(
+            options, request.profile, request.options, request.banner, foreign_images=request.foreign_images
+        )
         headers = ipxe_options.config_headers(options, chosen)
         card = self._card(commit)
         self._check_space()

@@ -305,6 +305,15 @@ REQUIRED = {
     "IMAGE_EFI": "a rescue boots a Linux kernel, which is an EFI program there",
 }
 
+#: The image formats that stay in a ROM with the site's script: scripts, Linux kernels and EFI programs, which a rescue
+#: boots, and what iPXE does not run at all (certificates, pictures) or unpacks to one of these.
+_HARMLESS_IMAGES = frozenset(
+    {
+        *("IMAGE_SCRIPT", "IMAGE_BZIMAGE", "IMAGE_EFI", "IMAGE_LKRN"),
+        *("IMAGE_DER", "IMAGE_PEM", "IMAGE_EFISIG", "IMAGE_PNG", "IMAGE_PNM", "IMAGE_GZIP", "IMAGE_ZLIB"),
+    }
+)
+
 _MINIMAL_OFF = (
     # Protocols. Kept: STP and LACP, both small, which let it wait for a switch port that does not forward yet.
     *("NET_PROTO_EAPOL", "NET_PROTO_FCOE", "NET_PROTO_IPV6", "NET_PROTO_LLDP"),
@@ -338,6 +347,22 @@ PROFILES: dict[str, dict[str, Value]] = {
     "standard": {},
     "everything": dict.fromkeys(_EVERYTHING_ON, True),
 }
+#: The one whose ROMs are safe with any script, and fit a chip of 64 KiB.
+DEFAULT_PROFILE = "minimal"
+#: The longest that a ROM waits while the machine starts, before any script, in tenths of a second.
+LONGEST_BANNER = 600
+_BANNERS = ("BANNER_TIMEOUT", "ROM_BANNER_TIMEOUT")
+
+
+def takes_over(name: str) -> bool:
+    """Whether with this option an answer that is no script can keep a machine from its disk.
+
+    With IMAGE_PXE iPXE runs whatever it recognises as nothing else, as PXE boot programs have no signature: the page
+    that a captive portal sends with status 200 froze the machine, or restarted it again and again. ELF, Multiboot,
+    COMBOOT, NBI and SDI files are recognised by a few bytes, run, and need not come back. Without them the answer is
+    “Exec format error”, and the next try. A format that is not known to be harmless counts as harmful.
+    """
+    return name.startswith("IMAGE_") and not name.endswith("_CMD") and name not in _HARMLESS_IMAGES
 
 
 def picked(text: str) -> tuple[str, Value]:
@@ -351,6 +376,11 @@ def picked(text: str) -> tuple[str, Value]:
     return found["name"], True if found["value"] is None else found["value"].strip()
 
 
+def is_off(value: Value) -> bool:
+    """Whether a value that was picked switches a flag off."""
+    return value is False or str(value).lower() in _OFF
+
+
 def banner_changes(tenths: int) -> dict[str, Value]:
     """How long the ROM waits at its prompt while the machine starts, in tenths of a second; 0: not at all.
 
@@ -361,16 +391,22 @@ def banner_changes(tenths: int) -> dict[str, Value]:
 
 def chosen(
     options: Mapping[str, Option],
-    profile: str = "standard",
+    profile: str = DEFAULT_PROFILE,
     singles: Mapping[str, Value] | None = None,
     banner: int | None = None,
+    *,
+    foreign_images: bool = False,
 ) -> dict[str, Value]:
-    """All changes of a profile, then single options, then the banner. Raises OptionError."""
+    """All changes of a profile, then single options, then the banner. Raises OptionError.
+
+    Unless `foreign_images` are wanted, what `takes_over` is off in the end, whatever profile and options say.
+    """
     if profile not in PROFILES:
         raise OptionError(f"There is no profile “{_shown(profile)}”; there are {', '.join(PROFILES)}.", profile)
     changes = {name: value for name, value in PROFILES[profile].items() if name in options}
     changes |= check(options, singles or {})
-    return changes | (check(options, banner_changes(banner)) if banner is not None else {})
+    changes |= check(options, banner_changes(banner)) if banner is not None else {}
+    return changes if foreign_images else changes | {name: False for name in options if takes_over(name)}
 
 
 def check(options: Mapping[str, Option], changes: Mapping[str, Value]) -> dict[str, Value]:
@@ -404,8 +440,9 @@ def _integer(option: Option, value: Value) -> int:
     if not re.fullmatch(r"\d{1,10}|0x[0-9a-fA-F]{1,8}", text):
         raise OptionError(f"{option.name} needs a number, as in {option.name}=20.", option.name)
     number = int(text, 16 if text.startswith("0x") else 10)
-    if number > LARGEST:
-        raise OptionError(f"{option.name} is at most {LARGEST}.", option.name)
+    largest = LONGEST_BANNER if option.name in _BANNERS else LARGEST
+    if number > largest:
+        raise OptionError(f"{option.name} is at most {largest}.", option.name)
     return number
 
 

@@ -20,7 +20,6 @@ from django.utils import timezone
 
 from machines.admin.machines import MachineAdmin
 from machines.models import Actor, AuditEntry, Machine, StoredFile
-from roms.admin.builds import likely_options
 from roms.admin.cards import recognised
 from roms.admin.jobs import seconds_text
 from roms.admin.ledger import InstalledROMInline
@@ -28,6 +27,7 @@ from roms.dashboard import rom_dashboard
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Station
 from roms.models.job import LOST_AFTER
 from roms.toolchain import embedded
+from roms.toolchain.written_script import likely_options
 from tests.roms.conftest import SCRIPT, succeeded
 
 BUILDS, FLASH, CARDS = "/admin/roms/build/", "/admin/roms/flashjob/", "/admin/roms/card/"
@@ -470,6 +470,20 @@ def test_the_preview_says_what_the_script_adds_to_a_profile(admin_client: Client
     assert "The profile leaves out" not in html
 
 
+def test_the_preview_says_what_is_left_out_with_the_sites_script(admin_client: Client, card: Card) -> None:
+    kept_out = "Left out with this script: IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE."
+    assert kept_out in preview(admin_client, card=card, profile="standard")["html"]
+    assert "Left out with this script" not in preview(admin_client, card=card)["html"]
+    html = preview(admin_client, card=card, profile="standard", source="hand", text="#!ipxe\nexit 1\n")["html"]
+    assert "This build has IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE" in html
+
+
+def test_the_form_refuses_what_would_take_the_sites_script_over(admin_client: Client, card: Card) -> None:
+    errors = preview(admin_client, card=card, options="IMAGE_PXE")["errors"]
+    assert list(errors) == ["options"]
+    assert "IMAGE_PXE cannot be on in a ROM with the site's script" in errors["options"][0]
+
+
 def sizes(card: Card) -> None:
     succeeded(card, bytes(60_000), "minimal")
     Build.objects.filter(pk=queued(card, profile="standard").pk).update(
@@ -513,19 +527,21 @@ def test_of_targets_that_have_no_typical_size_it_is_not_said_whether_they_fit(
 
 
 @pytest.mark.parametrize("named", ["slug", "pk"])
-def test_the_form_begins_with_a_card_and_the_largest_profile_that_fits_it(
-    named: str, admin_client: Client, card: Card, data_dir: Path
-) -> None:
+def test_the_form_begins_with_a_card(named: str, admin_client: Client, card: Card, data_dir: Path) -> None:
     form = admin_client.get(f"{BUILDS}add/", {"card": getattr(card, named)}).context["form"]
     assert form.initial["card"] == card
-    assert form.initial["profile"] == "minimal"
 
 
-def test_the_form_begins_with_the_standard_profile_where_that_fits(
+def test_the_form_begins_with_the_safe_profile_however_large_the_chip(
     admin_client: Client, card: Card, data_dir: Path
 ) -> None:
-    Card.objects.filter(pk=card.pk).update(chip_size=128 << 10)
-    assert "profile" not in admin_client.get(f"{BUILDS}add/", {"card": card.slug}).context["form"].initial
+    Card.objects.filter(pk=card.pk).update(chip_size=1 << 20)
+    assert _profile_shown(admin_client, card) == "minimal"
+
+
+def _profile_shown(client: Client, card: Card) -> str:
+    form = client.get(f"{BUILDS}add/", {"card": card.slug}).context["form"]
+    return str(form["profile"].value())
 
 
 def test_the_list_of_cards_says_where_the_others_are(admin_client: Client, card: Card) -> None:

@@ -14,22 +14,19 @@ from hypothesis import strategies as st
 
 from machines.boot.request import UNDERSTOOD
 from roms.toolchain.embedded import (
-    COMMANDS,
-    MAX_TEXT,
     VARIABLES,
     ScriptError,
     ScriptSpec,
     StaticNetwork,
-    check_text,
-    commands_used,
     from_json,
-    harmful_options,
     render,
     required_options,
     to_json,
     worst_case,
     worst_case_seconds,
 )
+from roms.toolchain.ipxe_options import takes_over
+from roms.toolchain.written_script import check_text, commands_used
 from tests.e2e.site import ROOT
 
 T = TypeVar("T")
@@ -432,7 +429,7 @@ def test_no_command_of_a_script_lacks_its_option(spec: ScriptSpec) -> None:
     for brought_by in commands_used(render(spec)).values():
         assert brought_by is not None
         assert not brought_by or required_options(spec).intersection(brought_by)
-    assert not required_options(spec) & harmful_options()
+    assert not [name for name in required_options(spec) if takes_over(name)]
 
 
 # What may stand in a spec
@@ -633,75 +630,3 @@ _NAMES = st.sampled_from([each.name for each in fields(ScriptSpec)]) | st.text(m
 def test_any_json_is_a_spec_or_refused(data: object) -> None:
     spec, found = tried(lambda: from_json(data))
     assert bool(spec) != bool(found)
-
-
-# Scripts that somebody wrote
-
-
-def test_the_example_is_fine() -> None:
-    text = EXAMPLE.replace("SITE/boot", "192.0.2.10/boot")
-    assert check_text(text, {"NVO_CMD", "DHCP_CMD", "IMAGE_CMD", "DOWNLOAD_PROTO_HTTP", "IMAGE_SCRIPT"}) == []
-    assert check_text(text.encode().replace(b"\n", b"\r\n")) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "first line"),
-        ("#!ipxe", "first line"),
-        ("#!ipxe \nexit\n", "first line"),
-        ("\n#!ipxe\nexit\n", "first line"),
-        ("\ufeff#!ipxe\nexit\n", "first line"),
-        ("#!gpxe\nexit\n", "first line"),
-        ("#!ipxe\nexit\0\n", "zero byte"),
-        (b"#!ipxe\necho \xff\nexit\n", "UTF-8"),
-        ("#!ipxe\necho \ud800\nexit\n", "UTF-8"),
-        ("#!ipxe\n" + "#" * MAX_TEXT, "16,391 bytes; there is room for 16,384"),
-    ],
-)
-def test_what_ipxe_would_not_run_is_refused(text: str | bytes, said: str) -> None:
-    assert said in errors(lambda: check_text(text))["text"]
-
-
-@pytest.mark.parametrize(
-    ("lines", "warning"),
-    [
-        ("dhcp", "It never says “exit”"),
-        ("# exit\ndhcp", "It never says “exit”"),
-        ("echo exit", "It never says “exit”"),
-        ("dchp || exit 0", "iPXE knows no command “dchp”."),
-        ("shell\nexit", "“shell” waits for a person"),
-        ("ntp pool.example.net\nexit", "“ntp” needs NTP_CMD"),
-        (":x ntp pool.example.net\nexit", "“ntp” needs NTP_CMD"),
-        ("iseq a b || ntp pool.example.net ; exit", "“ntp” needs NTP_CMD"),
-        ("isset a &&\tntp pool.example.net\nexit", "“ntp” needs NTP_CMD"),
-        ("isset a && \\\n ntp pool.example.net\nexit", "“ntp” needs NTP_CMD"),
-        ("menu Boot\nexit", "“menu” needs MENU_CMD or FORM_CMD"),
-        ("chain https://192.0.2.10/ || exit 0", "“https://” needs DOWNLOAD_PROTO_HTTPS"),
-        ("chain tftp://192.0.2.10/x || exit 0", "“tftp://” needs DOWNLOAD_PROTO_TFTP"),
-    ],
-)
-def test_what_will_not_work_is_warned_of(lines: str, warning: str) -> None:
-    options = {"DHCP_CMD", "IMAGE_CMD", "SHELL_CMD", "DOWNLOAD_PROTO_HTTP", "NVO_CMD"}
-    (said,) = check_text(f"#!ipxe\n{lines}\n", options)
-    assert warning in said
-
-
-def test_what_does_work_is_not_warned_of() -> None:
-    text = "#!ipxe\n# see https://ipxe.org/scripting\n:menu\n${command} x # shell\nchain http://192.0.2.10/ || exit 0\n"
-    assert check_text(text, {"IMAGE_CMD", "DOWNLOAD_PROTO_HTTP"}) == []
-    assert check_text("#!ipxe\nmenu Boot\nexit\n", {"FORM_CMD"}) == []
-    assert check_text("#!ipxe\nvcreate --tag 7 net0\nexit\n") == []
-
-
-def test_the_commands_of_a_script_are_found() -> None:
-    assert commands_used(EXAMPLE) == {
-        name: COMMANDS[name]
-        for name in ("set", "inc", "dhcp", "goto", "iseq", "echo", "sleep", "clear", "chain", "isset", "exit")
-    }
-
-
-@given(st.text(max_size=80).map(lambda text: f"#!ipxe\n{text}") | st.text() | st.binary())
-def test_any_text_is_looked_at_or_refused(text: str | bytes) -> None:
-    warnings, found = tried(lambda: check_text(text, ()))
-    assert list(found) == ([] if warnings is not None else ["text"])

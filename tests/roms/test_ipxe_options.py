@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roms.toolchain.ipxe_options import (
+    PLATFORMS,
     PROFILES,
     REQUIRED,
     Kind,
@@ -25,6 +26,7 @@ from roms.toolchain.ipxe_options import (
     picked,
     read_options,
     switched_on,
+    takes_over,
 )
 
 STAND_IN = Path(__file__).parent / "stand_in"
@@ -199,7 +201,7 @@ def test_what_the_site_needs_cannot_be_switched_off(name: str) -> None:
 
 
 def test_profiles() -> None:
-    minimal, standard, everything = (chosen(OPTIONS, name) for name in PROFILES)
+    minimal, standard, everything = (chosen(OPTIONS, name, foreign_images=True) for name in PROFILES)
     assert standard == {}
     assert minimal["SANBOOT_CMD"] is False
     assert everything["PING_CMD"] is True
@@ -225,6 +227,42 @@ def test_single_options_come_after_the_profile_and_the_banner_last() -> None:
         chosen(OPTIONS, "huge")
     with pytest.raises(OptionError, match="needs a number"):
         chosen(OPTIONS, banner=-1)
+
+
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_whatever_is_chosen_nothing_stays_that_runs_an_answer_that_is_no_script(profile: str) -> None:
+    harmful = {name for name in OPTIONS if takes_over(name)}
+    assert harmful
+    changes = chosen(OPTIONS, profile, dict.fromkeys(harmful, True))
+    for platform in PLATFORMS:
+        on = switched_on(OPTIONS, changes, platform)
+        assert not on & harmful
+        assert {"IMAGE_SCRIPT", {"pcbios": "IMAGE_BZIMAGE", "efi": "IMAGE_EFI"}[platform]} <= on
+
+
+def test_foreign_images_are_there_where_they_are_wanted() -> None:
+    changes = chosen(OPTIONS, "standard", {"IMAGE_NBI": "on"}, foreign_images=True)
+    assert "IMAGE_NBI" in switched_on(OPTIONS, changes, "pcbios")
+
+
+@pytest.mark.parametrize(
+    ("name", "harmful"),
+    [
+        *((name, True) for name in ("IMAGE_PXE", "IMAGE_ELF", "IMAGE_MULTIBOOT", "IMAGE_NBI", "IMAGE_COMBOOT")),
+        *((name, True) for name in ("IMAGE_SDI", "IMAGE_UCODE", "IMAGE_OF_TOMORROW")),
+        *((name, False) for name in ("IMAGE_SCRIPT", "IMAGE_BZIMAGE", "IMAGE_EFI", "IMAGE_LKRN", "IMAGE_DER")),
+        *((name, False) for name in ("IMAGE_CMD", "IMAGE_TRUST_CMD", "NVO_CMD")),
+    ],
+)
+def test_a_format_that_is_not_known_to_be_harmless_is_harmful(name: str, harmful: bool) -> None:
+    assert takes_over(name) is harmful
+
+
+@pytest.mark.parametrize("name", ["BANNER_TIMEOUT", "ROM_BANNER_TIMEOUT"])
+def test_no_option_makes_a_rom_wait_longer_than_a_minute(name: str) -> None:
+    assert check(OPTIONS, {name: 600}) == {name: 600}
+    with pytest.raises(OptionError, match="at most 600"):
+        check(OPTIONS, {name: 601})
 
 
 def test_what_is_switched_on() -> None:

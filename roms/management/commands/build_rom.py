@@ -10,7 +10,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 
-from machines.management.terminal import NOT_DONE, NOT_SUCCEEDED, actor_named, messages_of
+from machines.management.terminal import NOT_DONE, NOT_SUCCEEDED, actor_named, messages_of, printable
 from roms.downloads import pad_size, padded
 from roms.management.terminal import JobCommand, card_named
 from roms.models import Build, Profile, Target
@@ -67,7 +67,10 @@ class Command(JobCommand):
             **_script(options),
         )
         self._check_output(build, options)
-        return build.submit(actor_named(options["by"]))
+        build.submit(actor_named(options["by"]))
+        for warning in build.warnings():
+            self.stderr.write(self.style.WARNING(printable(f"Warning: {warning}")))
+        return build
 
     def _check_output(self, build: Build, options: dict[str, Any]) -> None:
         """Whoever cannot have the file is to know before the build."""
