@@ -131,6 +131,10 @@ class CardAdmin(AuditedAdmin):
             or (user.has_perm("roms.flash_rom"))
         )
 
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        # The practice card is the site's own.
+        return super().has_change_permission(request, obj) and not (obj and obj.is_practice)
+
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # The lists would bring the others back.
         is_own = obj is None or obj.origin == Card.Origin.OWN

@@ -21,9 +21,11 @@ from roms.toolchain.flashing import (
     Limits,
     Listener,
     Phase,
+    Refusal,
     RefusedError,
     StoppedError,
 )
+from roms.toolchain.flashrom import WrongAddressError, WrongProgrammerError
 from roms.toolchain.option_rom import OptionROMError, check_fits, identify, pad
 from roms.toolchain.runner import ProgramMissingError, Stopped
 
@@ -44,8 +46,8 @@ class FlashRun(Run[FlashJob], Listener):
         try:
             flashing = self._flashing()
             self._results(flashrom_version=flashrom.version())
-        except (OptionROMError, FlashError) as error:
-            self.end(JobState.FAILED, str(error))
+        except (WrongProgrammerError, WrongAddressError, FlashError) as error:
+            self.end(JobState.FAILED, f"{error} Nothing was touched.")
             return
         except ProgramMissingError as error:
             self.end(JobState.ERRORED, f"{error} Install it: apt-get install flashrom")
@@ -56,12 +58,10 @@ class FlashRun(Run[FlashJob], Listener):
 
     def _flashing(self) -> Flashing:
         job, card = self.job, self.job.card
-        if card.programmer == "dummy":
-            programmer = flashrom.practice(job.station.practice_chip, card.chip_size or 64 << 10)
-        else:
-            programmer = flashrom.Programmer.parse(card.programmer)
+        if (job.pci_id, job.programmer) != (card.pci_id, card.programmer):
+            raise FlashError(f"The card {card} was changed after this job was ordered: order it anew.")
         return Flashing(
-            programmer=programmer,
+            programmer=card.programmer_at(job.station),
             slot=flashrom.PCISlot.parse(job.slot) if job.slot else None,
             chip=job.chip_name or None,
             contents_for=self._contents if job.action != FlashKind.SAVE else None,
@@ -81,12 +81,21 @@ class FlashRun(Run[FlashJob], Listener):
             # Of another size: the toolchain refuses it.
             assert job.restores
             assert job.restores.backup
+            self._check_chip(job.restores, chip)
             return job.restores.backup.path.read_bytes()
         assert job.build
         assert job.build.artifact
         rom = job.build.artifact.path.read_bytes()
         check_fits(rom, job.card.vendor, job.card.device, chip.size)
         return pad(rom, chip.size)
+
+    def _check_chip(self, saved: FlashJob, chip: flashrom.Chip) -> None:
+        """Raise RefusedError where the contents were saved from another chip, as far as names can tell."""
+        # Another version of flashrom may call the same chip otherwise.
+        is_comparable = saved.flashrom_version == self._progress["flashrom_version"] and saved.chip_size == chip.size
+        if is_comparable and saved.chip_found != str(chip)[:200]:
+            message = f"The contents were saved from the chip {saved.chip_found}, and this card has a {chip}."
+            raise RefusedError(Refusal.WRONG_CHIP, f"{message} They are only written back to a chip of the same kind.")
 
     def _do(self, flashing: Flashing) -> None:
         try:

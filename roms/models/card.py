@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.validators import RegexValidator
 from django.db import models
@@ -11,10 +11,15 @@ from django.db.models import Q
 from django.db.models.functions import Lower
 
 from roms.toolchain import ipxe_cards
-from roms.toolchain.flashrom import Programmer, SupportedCard, WrongProgrammerError
+from roms.toolchain.flashrom import NIC_PROGRAMMERS, PracticeChip, Programmer, SupportedCard, reached
 from roms.toolchain.ipxe_cards import CatalogueCard
 
+if TYPE_CHECKING:
+    from roms.models.station import Station
+
 PCI_ID = r"[0-9a-f]{4}:[0-9a-f]{4}"
+#: Of the practice chip, in bytes.
+PRACTICE_SIZE = 64 << 10
 
 
 class CardQuerySet(models.QuerySet["Card"]):
@@ -35,7 +40,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         return self.exclude(programmer="")
 
     def load_curated(self) -> None:
-        """Take the list that comes with the site; what staff added stays as it is."""
+        """Take the list that comes with the site; what staff added or know better stays as it is."""
         for known in ipxe_cards.load_curated():
             values = {
                 "pci_id": known.id,
@@ -47,7 +52,7 @@ class CardQuerySet(models.QuerySet["Card"]):
                 "origin": Card.Origin.CURATED,
             }
             card, made = self.get_or_create(slug=known.key, defaults=values)
-            if not made and card.origin != Card.Origin.OWN:
+            if not made and (card.is_practice or card.origin != Card.Origin.OWN):
                 self.filter(pk=card.pk).exclude(**values).update(**values)
 
     def load_tree(self, catalogue: Iterable[CatalogueCard], flashable: Iterable[SupportedCard] = ()) -> int:
@@ -56,8 +61,7 @@ class CardQuerySet(models.QuerySet["Card"]):
 
         Names and chip sizes of cards that we know better stay.
         """
-        # nicintel_eeprom writes a card's own settings, and no boot ROM.
-        programmers = {one.id: one.programmer for one in flashable if one.programmer != "nicintel_eeprom"}
+        programmers = {one.id: one.programmer for one in reached(flashable).values()}
         known = {card.slug: card for card in self.all()}
         new, changed = [], []
         for found in catalogue:
@@ -100,8 +104,13 @@ class Card(models.Model):
     name = models.CharField(max_length=200)
     driver = models.CharField("iPXE driver", max_length=60, blank=True)
     rom_name = models.CharField("iPXE ROM", max_length=60, blank=True)
+    #: From a closed list; of the practice card, which nobody makes or changes, flashrom's dummy.
     programmer = models.CharField(
-        "flashrom programmer", max_length=300, blank=True, help_text="Empty: flashrom cannot write to it."
+        "flashrom programmer",
+        max_length=20,
+        blank=True,
+        choices=[(name, name) for name in NIC_PROGRAMMERS],
+        help_text="Empty: flashrom cannot write to it.",
     )
     chip_size = models.PositiveIntegerField(null=True, blank=True, help_text="In bytes; empty: found when flashing.")
     #: Other drivers that claim the same id in iPXE's tree.
@@ -130,8 +139,14 @@ class Card(models.Model):
 
     @property
     def is_practice(self) -> bool:
-        """Whether it is no card at all, but flashrom's dummy."""
-        return self.programmer.partition(":")[0] == "dummy"
+        """Whether it is no card at all, but a file of the site's own. Its key is reserved."""
+        return self.slug == ipxe_cards.PRACTICE
+
+    def programmer_at(self, station: Station) -> Programmer | PracticeChip:
+        """What flashrom reaches its chip through. Raises WrongProgrammerError, whatever the database holds."""
+        if self.is_practice:
+            return PracticeChip(station.practice_chip, self.chip_size or PRACTICE_SIZE)
+        return Programmer.parse(self.programmer)
 
     @property
     def target(self) -> str:
@@ -142,11 +157,8 @@ class Card(models.Model):
         from roms.models.job import refuse
 
         errors: dict[str, Any] = {}
-        if self.programmer:
-            try:
-                Programmer.parse(self.programmer)
-            except WrongProgrammerError as error:
-                errors["programmer"] = str(error)
+        if self.is_practice:
+            errors["slug"] = f"“{ipxe_cards.PRACTICE}” is the site's own card, which stays as it is. Choose another id."
         if self.chip_size is not None and (self.chip_size < 1024 or self.chip_size % 1024):
             errors["chip_size"] = "A chip has whole KiB: 65536 for 64 KiB."
         refuse(errors)

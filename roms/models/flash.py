@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 
@@ -14,7 +15,7 @@ from roms.models.build import ROM_TARGETS, Build
 from roms.models.card import Card
 from roms.models.job import Job, JobQuerySet, JobState, refuse
 from roms.models.station import Station
-from roms.toolchain.flashrom import PCISlot, WrongAddressError
+from roms.toolchain.flashrom import PCISlot, WrongAddressError, WrongProgrammerError
 
 
 class FlashKind(models.TextChoices):
@@ -33,11 +34,18 @@ class FlashJob(Job):
     action = models.CharField(max_length=7, choices=FlashKind, default=FlashKind.FLASH)
     station = models.ForeignKey(Station, on_delete=models.PROTECT, related_name="flash_jobs")
     card = models.ForeignKey(Card, on_delete=models.PROTECT, related_name="flash_jobs")
+    #: What the card was when the job was ordered: nothing is done to it once it is said to be another.
+    pci_id = models.CharField("PCI id", max_length=9, blank=True, editable=False)
+    programmer = models.CharField(max_length=20, blank=True, editable=False)
     slot = models.CharField(
         "PCI slot", max_length=12, blank=True, help_text="Like 0000:03:00.0; empty: where the one such card is."
     )
     chip_name = models.CharField(
-        "chip", max_length=100, blank=True, help_text="Only where flashrom found several definitions to choose from."
+        "chip",
+        max_length=100,
+        blank=True,
+        validators=[RegexValidator(r"\A[A-Za-z0-9][ -~]*\Z", "Write the chip's name as flashrom shows it.")],
+        help_text="Only where flashrom found several definitions to choose from.",
     )
     build = models.ForeignKey(Build, on_delete=models.PROTECT, null=True, blank=True, related_name="flash_jobs")
     #: The job whose saved contents are written back.
@@ -111,14 +119,21 @@ class FlashJob(Job):
                 self.slot = str(PCISlot.parse(self.slot))
             except WrongAddressError as error:
                 errors["slot"] = str(error)
-        if not self.card.programmer:
-            errors["card"] = (
-                f"flashrom cannot write to {self.card}. Build an ISO, USB or EFI medium for this machine instead, or "
-                "use another card."
-            )
-        errors |= self._wrong_contents()
+        errors |= self._wrong_card() | self._wrong_contents()
         refuse(errors)
+        self.pci_id, self.programmer = self.card.pci_id, self.card.programmer
         self.machine_name = self.machine.name if self.machine else ""
+
+    def _wrong_card(self) -> dict[str, str]:
+        card = self.card
+        if not card.programmer:
+            message = "Build an ISO, USB or EFI medium for this machine instead, or use another card."
+            return {"card": f"flashrom cannot write to {card}. {message}"}
+        try:
+            card.programmer_at(self.station)
+        except WrongProgrammerError as error:
+            return {"card": f"{card} cannot be flashed: {error}"}
+        return {}
 
     def _wrong_contents(self) -> dict[str, str]:
         if self.action == FlashKind.FLASH:
@@ -128,9 +143,16 @@ class FlashJob(Job):
                 return {"restores": "Choose a flash job that saved the chip's contents."}
             if not self.restores.backup.is_intact():
                 return {"restores": "The saved contents are gone from the data directory."}
-            if self.restores.card.pci_id != self.card.pci_id:
-                return {"restores": f"Those contents are of a {self.restores.card}, not of a {self.card}."}
+            return self._wrong_backup(self.restores)
         return {}
+
+    def _wrong_backup(self, saved: FlashJob) -> dict[str, str]:
+        card = self.card
+        if (saved.card_id, saved.pci_id, saved.programmer) == (card.pk, card.pci_id, card.programmer):
+            return {}
+        was = f"{saved.card} as {saved.pci_id or 'another card'} with {saved.programmer or 'another programmer'}"
+        now = f"{card} is {card.pci_id} with {card.programmer or 'no programmer'}"
+        return {"restores": f"Those contents were saved from {was}, and are only written back to it. {now}."}
 
     def _wrong_build(self) -> dict[str, str]:
         build = self.build
@@ -169,6 +191,7 @@ class FlashJob(Job):
             "action": self.action,
             "station": self.station.name,
             "card": self.card.slug,
+            "programmer": self.programmer,
             "slot": self.slot,
             "chip": self.chip_name,
             "build": self.build_id,

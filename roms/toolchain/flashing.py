@@ -29,8 +29,10 @@ from .flashrom import (
     Outcome,
     PCICard,
     PCISlot,
+    PracticeChip,
     Programmer,
     Verdict,
+    cannot,
     plugged_in,
     supported_cards,
     understand,
@@ -62,6 +64,8 @@ class Refusal(enum.StrEnum):
     SEVERAL_CARDS = "several_cards"
     NO_CHIP = "no_chip"
     SEVERAL_CHIPS = "several_chips"
+    UNSUPPORTED_CHIP = "unsupported_chip"
+    WRONG_CHIP = "wrong_chip"
     WRONG_SIZE = "wrong_size"
     READS_DIFFER = "reads_differ"
     UNSAVED = "unsaved"
@@ -185,7 +189,7 @@ class Result:
 class Flashing:
     """One flash, one restore, or one saving of a chip's contents (without `contents`)."""
 
-    programmer: Programmer
+    programmer: Programmer | PracticeChip
     folder: Path  # of this flash alone; must outlive a write that outlives us
     lock: Path  # the station's
     listener: Listener
@@ -254,6 +258,8 @@ class Flashing:
         self._begin(Phase.PROBE)
         finished = self._run(tool.probe(), Phase.PROBE, self.limits.probe)
         verdict = understand(finished.output, finished.returncode)
+        writes = self.contents is not None or self.contents_for is not None
+        verdict = cannot(verdict, "READ", *(("ERASE", "WRITE") if writes else ())) or verdict
         if not verdict.is_ok:
             raise self._refused(verdict, tool.slot)
         chip = verdict.chip
@@ -435,6 +441,7 @@ class _Clock:
 _REFUSALS = {
     Outcome.NO_CHIP: Refusal.NO_CHIP,
     Outcome.SEVERAL_CHIPS: Refusal.SEVERAL_CHIPS,
+    Outcome.UNSUPPORTED_CHIP: Refusal.UNSUPPORTED_CHIP,
     Outcome.NO_CARD: Refusal.NO_CARD,
     Outcome.SEVERAL_CARDS: Refusal.SEVERAL_CARDS,
     Outcome.WRONG_SIZE: Refusal.WRONG_SIZE,

@@ -6,12 +6,13 @@ Debian 12's 1.3 is what runs; what 1.2 to 1.8 say is understood too. The exit st
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from .runner import ProgramMissingError, run
 
@@ -19,6 +20,12 @@ PROGRAM = "flashrom"
 #: Seconds for a question that touches no hardware.
 QUESTION = 30.0
 PCI_DEVICES = Path("/sys/bus/pci/devices")
+#: flashrom's programmers for the boot ROMs of network cards, and all that a card can be flashed with. Each takes one
+#: parameter, the slot (flashrom 1.3 to 1.8, programmers/*.c). nicintel_eeprom is not among them: it writes the card's
+#: own settings.
+NIC_PROGRAMMERS = ("nic3com", "nicintel", "nicintel_spi", "nicnatsemi", "nicrealtek")
+#: flashrom's programmer without a card, for practice.
+DUMMY = "dummy"
 
 _FOUND = re.compile(
     r'^(?:Found|Assuming) (?P<vendor>.*?) flash chip "(?P<name>[^"]+)" \((?P<kb>\d+) kB, (?P<bus>[^)]*)\) '
@@ -28,7 +35,16 @@ _FOUND = re.compile(
 _SIZES = re.compile(r"Image size \((\d+) B\) doesn't match the expected size \((\d+) B\)")
 _ERROR = re.compile(r"^(?:Critical )?Error: (.*)$", re.MULTILINE | re.IGNORECASE)
 _VERSION = re.compile(r"^flashrom v?(\S+) on ", re.MULTILINE)
-_UNTESTED = re.compile(r"^This (?:flash part has status UNTESTED for operations: .*|PCI device is UNTESTED.*)$", re.M)
+_REMARK = re.compile(
+    r"^This (?:flash part has status (?:UNTESTED|NOT WORKING) for operations: .*|PCI device is UNTESTED.*)$", re.M
+)
+_NOT_WORKING = re.compile(r"^This flash part has status NOT WORKING for operations:(.*)$", re.MULTILINE)
+#: What a chip is known not to do, and what it cannot do by design.
+_ABORTED = re.compile(
+    r"^(?:Read|Erase|Write)(?:/erase)? is not (?:working|possible) (?:yet )?on (?:this chip|your programmer)[^.]*\.|"
+    r"^flash\w+ has no (?:read|erase|write) function for this flash chip\.",
+    re.MULTILINE,
+)
 _CARD_LIST = re.compile(r"^Supported PCI devices for the (\S+) programmer:$")
 _CARD = re.compile(r"^(?P<names>.*\S)\s+(?P<id>[0-9a-f]{4}:[0-9a-f]{4})\s+(?P<status>\S.*)$")
 
@@ -38,7 +54,7 @@ class WrongAddressError(ValueError):
 
 
 class WrongProgrammerError(ValueError):
-    """A programmer's name or parameters that flashrom would not take as they are meant."""
+    """No programmer that a card may be flashed with; the message says which ones are."""
 
 
 @dataclass(frozen=True, order=True)
@@ -66,49 +82,54 @@ class PCISlot:
 
 @dataclass(frozen=True)
 class Programmer:
-    """What flashrom reaches the chip through, with the parameters that an administrator set; the slot comes extra."""
+    """What flashrom reaches a card's chip through: one of NIC_PROGRAMMERS. The slot comes extra.
+
+    Raises WrongProgrammerError for anything else: "dummy" and others read and write files that they are told.
+    """
 
     name: str
-    parameters: tuple[tuple[str, str], ...] = ()
+    #: Whether there is no card.
+    is_practice: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
-            raise WrongProgrammerError(f"“{self.name[:40]}” is no programmer of flashrom.")
-        names = [name for name, _ in self.parameters]
-        if len(set(names)) != len(names):
-            raise WrongProgrammerError(f"A parameter of {self.name} is given twice.")
-        for name, value in self.parameters:
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-                raise WrongProgrammerError(f"“{name[:40]}” is no parameter's name.")
-            if name == "pci":
-                raise WrongProgrammerError("The slot (pci=…) is the station's, and no parameter of the programmer.")
-            # A comma would begin another parameter.
-            if not re.fullmatch(r"[^,=\x00-\x1f\x7f]+", value):
-                raise WrongProgrammerError(f"The value of {name} is empty, or has a comma or an equals sign in it.")
+        if self.name not in NIC_PROGRAMMERS:
+            raise WrongProgrammerError(
+                f"“{self.name[:40]}” is no programmer for network cards. Choose one of {', '.join(NIC_PROGRAMMERS)}."
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read flashrom's own notation, "name:key=value,key=value"."""
-        name, colon, rest = text.partition(":")
-        pairs = [part.partition("=") for part in rest.split(",")] if colon else []
-        return cls(name, tuple((key, value) for key, _, value in pairs))
-
-    @property
-    def is_practice(self) -> bool:
-        """Whether there is no card: flashrom's dummy keeps the chip's contents in a file."""
-        return self.name == "dummy"
+        """Read a name of the list, and nothing else: it becomes part of a command line."""
+        return cls(text)
 
     def argument(self, slot: PCISlot | None = None) -> str:
         """The value of flashrom's -p."""
-        parameters = [f"{name}={value}" for name, value in self.parameters]
-        if slot is not None:
-            parameters.append(f"pci={slot}")
-        return ":".join([self.name, ",".join(parameters)]) if parameters else self.name
+        return self.name if slot is None else f"{self.name}:pci={slot}"
 
 
-def practice(image: Path, size: int) -> Programmer:
-    """A chip of this size (a multiple of 1 KiB) to practise with, its contents in a file; for chips of any size."""
-    return Programmer("dummy", (("emulate", "VARIABLE_SIZE"), ("size", str(size)), ("image", str(image))))
+@dataclass(frozen=True)
+class PracticeChip:
+    """A chip to practise with: flashrom's dummy programmer, with the chip's contents in a file of the site's own.
+
+    No text that somebody writes leads here: the site names the file. `size` is a multiple of 1 KiB, in bytes.
+    """
+
+    image: Path
+    size: int
+    name: ClassVar[str] = DUMMY
+    is_practice: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        # A comma would begin another parameter.
+        if not re.fullmatch(r"[^,=\x00-\x1f\x7f]+", str(self.image)):
+            raise WrongProgrammerError(
+                f"flashrom cannot keep a chip in {self.image}: its path has a comma or an equals sign in it. Move the "
+                "data directory (RESCUESITE_DATA_DIR)."
+            )
+
+    def argument(self, slot: PCISlot | None = None) -> str:
+        """The value of flashrom's -p; there is no slot."""
+        return f"{DUMMY}:emulate=VARIABLE_SIZE,size={self.size},image={self.image}"
 
 
 # Cards
@@ -171,6 +192,11 @@ def read_supported_cards(text: str) -> Iterator[SupportedCard]:
             yield SupportedCard(programmer, name, card["id"], card["status"] == "OK")
 
 
+def reached(cards: Iterable[SupportedCard]) -> dict[str, SupportedCard]:
+    """Those whose boot ROM a programmer of NIC_PROGRAMMERS reaches, by PCI id."""
+    return {card.id: card for card in cards if card.programmer in NIC_PROGRAMMERS}
+
+
 # The installed flashrom
 
 
@@ -218,7 +244,7 @@ def _whole_answer(command: list[str]) -> str:
 class Flashrom:
     """flashrom for one chip: the command lines."""
 
-    programmer: Programmer
+    programmer: Programmer | PracticeChip
     slot: PCISlot | None = None
     chip: str | None = None
     program: str = PROGRAM
@@ -248,12 +274,16 @@ class Outcome(enum.StrEnum):
     NO_CHIP = "no_chip"
     SEVERAL_CHIPS = "several_chips"
     UNKNOWN_CHIP = "unknown_chip"
+    UNSUPPORTED_CHIP = "unsupported_chip"
+    NOT_WORKING = "not_working"
+    PROTECTED = "protected"
     NO_CARD = "no_card"
     SEVERAL_CARDS = "several_cards"
     WRONG_SIZE = "wrong_size"
     MEMORY_REFUSED = "memory_refused"
     PORTS_REFUSED = "ports_refused"
     MEMORY_DISABLED = "memory_disabled"
+    NO_PCI = "no_pci"
     UNKNOWN_PROGRAMMER = "unknown_programmer"
     PROGRAMMER_FAILED = "programmer_failed"
     FILE_FAILED = "file_failed"
@@ -285,7 +315,8 @@ class Verdict:
     message: str
     advice: str = ""
     chips: tuple[Chip, ...] = ()
-    remarks: tuple[str, ...] = ()  # that chip or card is untested
+    remarks: tuple[str, ...] = ()  # that chip or card is untested, or does not work
+    not_working: frozenset[str] = frozenset()  # what is known not to work with this chip: PROBE, READ, ERASE, WRITE, WP
     was_identical: bool = False  # only flashrom before 1.5 says so
 
     @property
@@ -309,6 +340,11 @@ class _Sign(NamedTuple):
     message: str
     advice: str = ""
 
+
+_RELAX = (
+    "Unload the card's driver (as in modprobe -r e100). If that is not enough, boot the station with iomem=relaxed;"
+    " where Secure Boot is on, the kernel is locked down until it is off."
+)
 
 #: In this order: what comes first explains what flashrom says after it ("Programmer initialization failed").
 _SIGNS = (
@@ -337,11 +373,42 @@ _SIGNS = (
         "Check the slot, and that the card is plugged in; switch the station off before you plug one in.",
     ),
     _Sign(
+        "open(/dev/mem): Permission denied",
+        Outcome.MEMORY_REFUSED,
+        "flashrom may not open /dev/mem, through which it reaches the card.",
+        "Run the station's worker as root.",
+    ),
+    _Sign(
+        "open(/dev/mem): No such file or directory",
+        Outcome.MEMORY_REFUSED,
+        "This host has no /dev/mem, through which flashrom reaches the card.",
+        "Run the station's worker on the host itself, not in a container, with a kernel that has /dev/mem"
+        " (CONFIG_DEVMEM).",
+    ),
+    _Sign(
+        "open(/dev/mem): ",
+        Outcome.MEMORY_REFUSED,
+        "The kernel does not let flashrom open /dev/mem, through which it reaches the card.",
+        "Where Secure Boot is on, the kernel is locked down until it is off. In a container or under a systemd unit, "
+        "the worker needs CAP_SYS_RAWIO and the device /dev/mem. Else boot the station with iomem=relaxed.",
+    ),
+    _Sign(
         "mmap failed: Operation not permitted",
         Outcome.MEMORY_REFUSED,
         "The kernel does not let flashrom into the card's memory.",
-        "Unload the card's driver (as in modprobe -r e100). If that is not enough, boot the station with iomem=relaxed;"
-        " where Secure Boot is on, the kernel is locked down until it is off.",
+        _RELAX,
+    ),
+    _Sign(
+        "mmap failed: Invalid argument",
+        Outcome.MEMORY_REFUSED,
+        "The kernel does not map the card's memory for flashrom (CONFIG_STRICT_DEVMEM, CONFIG_X86_PAT).",
+        f"{_RELAX} If neither helps, boot it with nopat.",
+    ),
+    _Sign(
+        "mmap failed",
+        Outcome.MEMORY_REFUSED,
+        "The card's memory cannot be mapped for flashrom.",
+        f"{_RELAX} The log says what the kernel answered.",
     ),
     _Sign(
         "Could not get I/O privileges",
@@ -354,6 +421,30 @@ _SIGNS = (
         Outcome.MEMORY_DISABLED,
         "The card's memory is switched off, as it is after its driver was unloaded.",
         "Switch it on: setpci -s SLOT COMMAND=2:2, with the card's slot.",
+    ),
+    _Sign(
+        "device has I/O space accesses disabled",
+        Outcome.MEMORY_DISABLED,
+        "The card's I/O ports are switched off, as they are after its driver was unloaded.",
+        "Switch them on: setpci -s SLOT COMMAND=1:1, with the card's slot.",
+    ),
+    _Sign(
+        "Cannot find any working access method",
+        Outcome.NO_PCI,
+        "flashrom cannot reach the PCI bus of this host.",
+        "Run the station's worker as root, on the host itself and not in a container.",
+    ),
+    _Sign(
+        "Flash is in Secure Mode",
+        Outcome.PROTECTED,
+        "The card keeps its flash chip locked (secure mode): nothing but its maker's own tools writes to it.",
+        "Use another card, or start the machine from an ISO, a USB stick or PXE.",
+    ),
+    _Sign(
+        "Enabling flash write access failed",
+        Outcome.PROTECTED,
+        "The card does not let its flash chip be written.",
+        "Look whether the card carries a chip at all, and whether a jumper or its setup protects it.",
     ),
     _Sign(
         "Multiple flash chip definitions match",
@@ -387,6 +478,14 @@ _SIGNS = (
     ),
     _Sign("Error: opening file", Outcome.FILE_FAILED, "flashrom could not open a file.", "The log says which."),
 )
+_UNSUPPORTED = _Sign(
+    "",
+    Outcome.UNSUPPORTED_CHIP,
+    "A chip answers that this flashrom does not know, so neither its size nor how to write it is known.",
+    "Nothing was written. Read what is printed on the chip, and look for it in flashrom -L: a later flashrom may know "
+    "it. A chip with bad contacts answers so too: clean them, with the station switched off.",
+)
+_NOT_WORKING_ADVICE = "Install a later flashrom, which may do it, or use another card."
 _WRITE_FAILED = "Erasing or writing the chip failed."
 _VERIFY_FAILED = "What flashrom read back is not what it wrote."
 
@@ -398,13 +497,27 @@ def understand(output: bytes, returncode: int) -> Verdict:
         Chip(found["vendor"], found["name"], int(found["kb"]) * 1024, found["bus"], found["programmer"] or "")
         for found in _FOUND.finditer(text)
     )
-    outcome, message, advice = _judge(text, returncode)
-    remarks = tuple(found[0].strip() for found in _UNTESTED.finditer(text))
+    known = tuple(chip for chip in chips if chip.size)
+    broken = frozenset(word for found in _NOT_WORKING.finditer(text) for word in found[1].split())
+    outcome, message, advice = _judge(text, returncode, is_unknown=bool(chips) and not known)
+    remarks = tuple(found[0].strip() for found in _REMARK.finditer(text))
     was_identical = returncode == 0 and "Chip content is identical to the requested image" in text
-    return Verdict(outcome, message, advice, chips, remarks, was_identical)
+    return Verdict(outcome, message, advice, known, remarks, broken, was_identical)
 
 
-def _judge(text: str, returncode: int) -> tuple[Outcome, str, str]:
+def cannot(verdict: Verdict, *operations: str) -> Verdict | None:
+    """Another verdict where one of these operations is known not to work with the chip found; None elsewhere."""
+    broken = [name.lower() for name in operations if name in verdict.not_working]
+    if not broken or not verdict.is_ok:
+        return None
+    message = f"flashrom's authors know that this does not work with the chip {verdict.chip}: {', '.join(broken)}."
+    return dataclasses.replace(verdict, outcome=Outcome.NOT_WORKING, message=message, advice=_NOT_WORKING_ADVICE)
+
+
+def _judge(text: str, returncode: int, *, is_unknown: bool = False) -> tuple[Outcome, str, str]:
+    if is_unknown and returncode >= 0:
+        # It says so with status 0, too: where only the size is asked for, the answer is 0.
+        return _UNSUPPORTED.outcome, _UNSUPPORTED.message, _UNSUPPORTED.advice
     if returncode == 0:
         return Outcome.OK, "flashrom succeeded.", ""
     if returncode < 0:
@@ -412,11 +525,13 @@ def _judge(text: str, returncode: int) -> tuple[Outcome, str, str]:
     if returncode == 2:
         return Outcome.WRITE_FAILED, _WRITE_FAILED, ""
     # The manual says that 3 is a failed mmap, and it is; a failed verification is 3 as well.
-    if returncode == 3 and "mmap failed" not in text:
+    if returncode == 3 and "mmap failed" not in text and "open(/dev/mem)" not in text:
         return Outcome.VERIFY_FAILED, _VERIFY_FAILED, ""
     for sign in _SIGNS:
         if sign.text in text:
             return sign.outcome, _in_detail(sign, text), sign.advice
+    if found := _ABORTED.search(text):
+        return Outcome.NOT_WORKING, f"flashrom does not try it: {found[0].strip()}", _NOT_WORKING_ADVICE
     errors = _ERROR.findall(text)
     said = f": {errors[-1]}" if errors else "."
     return Outcome.FAILED, f"flashrom failed with exit status {returncode}{said}", "The log says more."

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from roms.toolchain import runner
-from roms.toolchain.flashrom import SupportedCard
+from roms.toolchain.flashrom import DUMMY, NIC_PROGRAMMERS, SupportedCard, reached
 
 CARDS = Path(__file__).resolve().parent.parent / "cards.toml"
+#: The key of the card that is no card: its chip is a file of the site's own.
+PRACTICE = "practice"
 #: What is read of a pasted text.
 LONGEST_PASTE = 1 << 20
 LONGEST_LINE = 1000
@@ -152,7 +154,7 @@ class CuratedCard:
     @property
     def is_practice(self) -> bool:
         """Whether there is no card: flashrom's dummy stands for it."""
-        return self.programmer == "dummy"
+        return self.key == PRACTICE
 
 
 def load_curated(path: Path = CARDS) -> list[CuratedCard]:
@@ -177,9 +179,10 @@ def _curated(entry: Mapping[str, object]) -> CuratedCard:
         raise CardError(f"chip_size is {size!r}, and not a multiple of 1024 bytes.")
     text = {name: str(entry[name]) for name in ("name", "driver", "programmer")}
     card = pci_id(str(entry["id"]))
-    return CuratedCard(
-        key=str(entry.get("key", card)), id=card, chip_size=size, notes=str(entry.get("notes", "")).strip(), **text
-    )
+    key = str(entry.get("key", card))
+    if text["programmer"] not in ((DUMMY,) if key == PRACTICE else ("", *NIC_PROGRAMMERS)):
+        raise CardError(f"“{text['programmer']}” is no programmer for it.")
+    return CuratedCard(key=key, id=card, chip_size=size, notes=str(entry.get("notes", "")).strip(), **text)
 
 
 # What is plugged in somewhere
@@ -263,28 +266,27 @@ def advise(
     """
     drivers = {card.id: card for card in known}
     listed = {card.id: card for card in curated if not card.is_practice}
-    # nicintel_eeprom is not among them: it writes the card's own settings, and no boot ROM.
-    reached = {card.id: card for card in flashable if card.programmer != "nicintel_eeprom"}
-    return [_advice(card, drivers.get(card.id), listed.get(card.id), reached.get(card.id)) for card in cards]
+    by_flashrom = reached(flashable)
+    return [_advice(card, drivers.get(card.id), listed.get(card.id), by_flashrom.get(card.id)) for card in cards]
 
 
 def _advice(
-    card: LspciCard, driven: CatalogueCard | None, listed: CuratedCard | None, reached: SupportedCard | None
+    card: LspciCard, driven: CatalogueCard | None, listed: CuratedCard | None, supported: SupportedCard | None
 ) -> Advice:
-    programmer = listed.programmer if listed else reached.programmer if reached else ""
+    programmer = listed.programmer if listed else supported.programmer if supported else ""
     return Advice(
         card=card,
         can_build=driven is not None,
         can_flash=driven is not None and bool(programmer),
         programmer=programmer,
         chip_size=listed.chip_size if listed else None,
-        text=tuple(_sentences(card, driven, listed, reached)),
+        text=tuple(_sentences(card, driven, listed, supported)),
         curated=listed,
     )
 
 
 def _sentences(
-    card: LspciCard, driven: CatalogueCard | None, listed: CuratedCard | None, reached: SupportedCard | None
+    card: LspciCard, driven: CatalogueCard | None, listed: CuratedCard | None, supported: SupportedCard | None
 ) -> Iterator[str]:
     if driven is None:
         yield "This iPXE has no driver for it: no ROM can be built for it."
@@ -292,13 +294,13 @@ def _sentences(
         yield f"iPXE's drivers {' and '.join(driven.drivers)} both claim it; {driven.driver} is built in unless chosen."
     else:
         yield f"iPXE drives it with {driven.driver}."
-    programmer = listed.programmer if listed else reached.programmer if reached else ""
+    programmer = listed.programmer if listed else supported.programmer if supported else ""
     if not programmer:
         yield "flashrom does not know how to write to it. Start the machine from an ISO, a USB stick or PXE instead."
         return
     slot = card.slot if card.slot.count(":") == 2 else f"0000:{card.slot}"
     yield f"Its chip is reached with flashrom -p {programmer}:pci={slot}."
-    if reached is not None and not reached.is_tested:
+    if supported is not None and not supported.is_tested:
         yield "flashrom's authors have not had it tested: read the chip twice and compare before you write."
     if listed and listed.chip_size:
         yield f"Its chip usually holds {listed.chip_size // 1024} KiB; flashrom tells."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,27 @@ def site(make_site: MakeSite) -> Site:
     return site
 
 
+MANAGE = (str(ROOT / "manage.py"),)
+#: manage.py where cards are played by a slow chip, in the practice chip's file.
+SLOW_CHIP = """
+import sys
+import django
+from django.core.management import execute_from_command_line
+django.setup()
+from roms.models import Card
+from tests.roms.chips import dummy
+Card.programmer_at = lambda card, station: dummy(station.practice_chip, "M25P10.RES", freq="1mhz")
+execute_from_command_line(["manage.py", *sys.argv[1:]])
+"""
+
+
 @contextmanager
-def worker(site: Site) -> Iterator[subprocess.Popen[bytes]]:
+def worker(site: Site, program: Sequence[str] = MANAGE) -> Iterator[subprocess.Popen[bytes]]:
     """`manage.py rom_worker`, as make run starts it."""
     log = site.data_dir.with_name("worker.log")
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "manage.py"), "rom_worker"],
+            [sys.executable, *program, "rom_worker"],
             cwd=ROOT,
             env=site.environment,
             stdout=output,
@@ -126,20 +140,19 @@ def test_a_worker_killed_in_a_build_leaves_no_process_and_a_job_that_is_lost(sit
 def test_a_worker_killed_while_it_writes_lets_flashrom_finish_and_the_next_job_succeed(
     site: Site, tmp_path: Path
 ) -> None:
-    chip = site.data_dir / "stations" / "slow.bin"
+    chip = site.data_dir / "stations" / "local-practice.bin"
     chip.parent.mkdir(exist_ok=True)
     chip.write_bytes(b"\x55" * CHIP)
     site.shell(
         "from pathlib import Path\nfrom machines.models import StoredFile, Actor\nfrom roms.models import *\n"
         f"rom = StoredFile.objects.store([Path({str(ROM)!r}).read_bytes()])\n"
-        f"card = Card.objects.create(slug='slow', pci_id='8086:100e', name='slow',"
-        f" programmer='dummy:emulate=M25P10.RES,freq=1mhz,image={chip}')\n"
+        "card = Card.objects.create(slug='slow', pci_id='8086:100e', name='slow', programmer='nicintel')\n"
         "build = Build(card=card, script_spec={'site': 'http://192.0.2.1'}, state='succeeded', artifact=rom,"
         " size=rom.size, sha256=rom.sha256)\nbuild.clean()\nbuild.save()\n"
         "station = Station.objects.get_or_create(name='local')[0]\n"
         "for _ in range(2):\n    FlashJob(station=station, card=card, build=build).submit(Actor('alice'))\n"
     )
-    with worker(site) as process:
+    with worker(site, ("-c", SLOW_CHIP)) as process:
         until(logged(site, "flash-1.log", "== write"))
         until(lambda: flashroms(process.pid))
         (writing,) = flashroms(process.pid)
@@ -153,7 +166,7 @@ def test_a_worker_killed_while_it_writes_lets_flashrom_finish_and_the_next_job_s
     assert lost["state"] == "lost"
     assert "Do not power off" in lost["error"]
     assert lost["backup_sha256"]
-    with worker(site):
+    with worker(site, ("-c", SLOW_CHIP)):
         until(state(site, "flashes", 2))
     assert (job(site, "flashes", 2)["state"], job(site, "flashes", 2)["wrote"]) == ("succeeded", False)
 

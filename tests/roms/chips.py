@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from roms.toolchain.flashing import Flashing, Listener, Phase
-from roms.toolchain.flashrom import Chip, Programmer
+from roms.toolchain.flashrom import Chip, PCISlot, PracticeChip, Programmer
 
 KIB = 1024
 
@@ -23,10 +23,21 @@ def changed(old: bytes) -> bytes:
     return b"\x55" * 16 + old[16:]
 
 
-def dummy(image: Path, emulate: str = "VARIABLE_SIZE", **parameters: str) -> Programmer:
+@dataclass(frozen=True)
+class Dummy(PracticeChip):
+    """flashrom's dummy with whatever parameters: what only a test has, as no text of a user's leads to them."""
+
+    text: str = ""
+
+    def argument(self, slot: PCISlot | None = None) -> str:
+        return self.text
+
+
+def dummy(image: Path, emulate: str = "VARIABLE_SIZE", **parameters: str) -> Dummy:
     if emulate == "VARIABLE_SIZE":
         parameters.setdefault("size", str(64 * KIB))
-    return Programmer("dummy", (("emulate", emulate), ("image", str(image)), *parameters.items()))
+    pairs = {"emulate": emulate, "image": str(image), **parameters}
+    return Dummy(image, 64 * KIB, "dummy:" + ",".join(f"{name}={value}" for name, value in pairs.items()))
 
 
 @dataclass
@@ -83,7 +94,9 @@ class Bench:
         self.image.write_bytes(held)
         return held
 
-    def flashing(self, wanted: bytes | None, programmer: Programmer | None = None, **more: object) -> Flashing:
+    def flashing(
+        self, wanted: bytes | None, programmer: Programmer | PracticeChip | None = None, **more: object
+    ) -> Flashing:
         what: dict[str, object] = {
             "programmer": programmer or dummy(self.image),
             "folder": self.folder / "work",
@@ -108,7 +121,7 @@ WORKER = """
 import sys
 from pathlib import Path
 from roms.toolchain.flashing import Flashing, FlashError, Listener
-from roms.toolchain.flashrom import Programmer
+from tests.roms.chips import Dummy
 
 class Telling(Listener):
     def phase_started(self, phase):
@@ -122,7 +135,7 @@ class Telling(Listener):
 
 folder = Path(sys.argv[1])
 wanted = Path(sys.argv[4]).read_bytes()
-Flashing(Programmer.parse(sys.argv[2]), folder / "work", folder / "station.lock", Telling(), wanted,
+Flashing(Dummy(folder, 0, sys.argv[2]), folder / "work", folder / "station.lock", Telling(), wanted,
          program=sys.argv[3], label="job 7").run()
 print("done")
 """

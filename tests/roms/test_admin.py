@@ -41,19 +41,6 @@ LSPCI = """\
 
 
 @pytest.fixture
-def staff(client: Client, db: None) -> Callable[..., Client]:
-    """Log in as a staff user with the named permissions."""
-
-    def log_in(*permissions: str, name: str = "bob") -> Client:
-        user = User.objects.create_user(name, is_staff=True)
-        user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-        client.force_login(user)
-        return client
-
-    return log_in
-
-
-@pytest.fixture
 def build(card: Card, data_dir: Path) -> Build:
     """A build of 50,000 bytes that succeeded."""
     return succeeded(card, b"\x55\xaa" + bytes(49_998))
@@ -64,8 +51,9 @@ def job(build: Build, station: Station, machine: Machine) -> FlashJob:
     """A queued flash job for web01."""
     assert build.card
     return FlashJob.objects.create(
-        action=FlashKind.FLASH, station=station, card=build.card, build=build, machine=machine, machine_name="web01"
-    )
+        action=FlashKind.FLASH, station=station, card=build.card, build=build, machine=machine, machine_name="web01",
+        pci_id=build.card.pci_id, programmer=build.card.programmer,
+    )  # fmt: skip
 
 
 def queued(card: Card, **values: Any) -> Build:
@@ -253,7 +241,8 @@ def test_a_card_may_be_typed_as_lspci_shows_it(admin_client: Client, db: None) -
     ("field", "value", "error"),
     [
         ("pci_id", "8086-10d3", "is no PCI vendor and device"),
-        ("programmer", "internal:pci=3", "The slot (pci=…) is the station"),
+        ("programmer", "internal:pci=3", "internal:pci=3 is not one of the available choices"),
+        ("slug", "practice", "is the site&#x27;s own card"),
         ("chip_size", "65000", "A chip has whole KiB"),
     ],
 )

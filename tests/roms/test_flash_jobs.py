@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from machines.models import Actor, AuditEntry, Machine, StoredFile
 from roms.jobs.flashing import FlashRun
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Station
 from roms.toolchain.option_rom import pad
+from tests.roms.chips import dummy
 from tests.roms.conftest import succeeded
 
 ALICE = Actor("alice")
@@ -24,6 +26,18 @@ SIZE = 128 << 10
 def practice(data_dir: Path, db: None) -> Card:
     """The practice card, as large as the ROM needs it."""
     return Card.objects.create(slug="practice", pci_id="8086:100e", name="Practice", programmer="dummy", chip_size=SIZE)
+
+
+@pytest.fixture
+def plays(db: None, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Card]:
+    """Lets a card be played by flashrom's dummy with any parameters, in the file `chip`; no user can."""
+
+    def play(emulate: str, **parameters: str) -> Card:
+        chip = dummy(data_dir / "chip", emulate, **parameters)
+        monkeypatch.setattr(Card, "programmer_at", lambda card, station: chip)
+        return Card.objects.create(slug="8086:100e", pci_id="8086:100e", name="x", programmer="nicintel")
+
+    return play
 
 
 @pytest.fixture
@@ -101,11 +115,10 @@ def test_only_saving_leaves_chip_and_ledger_as_they_are(station: Station, practi
     assert not InstalledROM.objects.exists()
 
 
-def test_two_chips_to_choose_from_are_offered_and_the_chosen_one_is_taken(station: Station, data_dir: Path) -> None:
-    chip = data_dir / "chip"
-    card = Card.objects.create(
-        slug="8086:100e", pci_id="8086:100e", name="x", programmer=f"dummy:emulate=SST25VF040.REMS,image={chip}"
-    )
+def test_two_chips_to_choose_from_are_offered_and_the_chosen_one_is_taken(
+    station: Station, plays: Callable[..., Card]
+) -> None:
+    card = plays("SST25VF040.REMS")
     job = flash(station, card, action=FlashKind.SAVE)
     assert (job.state, job.refusal) == (JobState.FAILED, "several_chips")
     names = job.choices["chips"]
@@ -115,33 +128,26 @@ def test_two_chips_to_choose_from_are_offered_and_the_chosen_one_is_taken(statio
     assert (chosen.state, chosen.error) == (JobState.SUCCEEDED, "")
 
 
-def test_a_card_whose_chip_is_not_found_is_refused(station: Station, data_dir: Path, build: Build) -> None:
-    card = Card.objects.create(
-        slug="8086:100e", pci_id="8086:100e", name="x", programmer="dummy:emulate=M25P10.RES,spi_blacklist=ab"
-    )
+def test_a_card_whose_chip_is_not_found_is_refused(station: Station, plays: Callable[..., Card], build: Build) -> None:
+    card = plays("M25P10.RES", spi_blacklist="ab")
     job = flash(station, card, build=build)
     assert (job.state, job.refusal, job.backup) == (JobState.FAILED, "no_chip", None)
     assert job.error
 
 
 def test_the_chips_own_size_is_padded_to_where_the_card_has_none(
-    station: Station, data_dir: Path, build: Build
+    station: Station, data_dir: Path, plays: Callable[..., Card], build: Build
 ) -> None:
-    chip = data_dir / "chip"
-    card = Card.objects.create(
-        slug="8086:100e", pci_id="8086:100e", name="x", programmer=f"dummy:emulate=M25P10.RES,image={chip}"
-    )
+    chip, card = data_dir / "chip", plays("M25P10.RES")
     job = flash(station, card, build=build)
     assert (job.state, job.error) == (JobState.SUCCEEDED, "")
     assert chip.read_bytes() == pad(ROM.read_bytes(), 128 << 10)
 
 
 def test_a_rom_that_is_too_large_for_the_chip_found_is_refused_before_it_is_read(
-    station: Station, data_dir: Path, build: Build
+    station: Station, plays: Callable[..., Card], build: Build
 ) -> None:
-    chip = data_dir / "chip"
-    programmer = f"dummy:emulate=VARIABLE_SIZE,size=65536,image={chip}"
-    card = Card.objects.create(slug="8086:100e", pci_id="8086:100e", name="x", programmer=programmer)
+    card = plays("VARIABLE_SIZE")
     job = flash(station, card, build=build)
     assert job.state == JobState.FAILED
     assert "65,536" in job.error
@@ -149,13 +155,12 @@ def test_a_rom_that_is_too_large_for_the_chip_found_is_refused_before_it_is_read
 
 
 def test_a_write_that_fails_says_do_not_power_off_and_can_be_restored(
-    station: Station, data_dir: Path, build: Build
+    station: Station, data_dir: Path, plays: Callable[..., Card], build: Build
 ) -> None:
     chip = data_dir / "chip"
     chip.write_bytes(b"\x55" * SIZE)
     # It erases, and takes no bytes.
-    programmer = f"dummy:emulate=M25P10.RES,image={chip},spi_ignorelist=02"
-    card = Card.objects.create(slug="8086:100e", pci_id="8086:100e", name="x", programmer=programmer)
+    card = plays("M25P10.RES", spi_ignorelist="02")
     job = flash(station, card, build=build)
     assert (job.state, job.chip_state) == (JobState.FAILED, "unknown")
     assert "Do not power off" in job.error
@@ -165,9 +170,10 @@ def test_a_write_that_fails_says_do_not_power_off_and_can_be_restored(
     assert not InstalledROM.objects.exists()
 
 
-def test_a_write_that_fails_and_changes_nothing_says_so(station: Station, data_dir: Path, build: Build) -> None:
-    programmer = f"dummy:emulate=M25P10.RES,image={data_dir / 'chip'},spi_blacklist=02"
-    card = Card.objects.create(slug="8086:100e", pci_id="8086:100e", name="x", programmer=programmer)
+def test_a_write_that_fails_and_changes_nothing_says_so(
+    station: Station, plays: Callable[..., Card], build: Build
+) -> None:
+    card = plays("M25P10.RES", spi_blacklist="02")
     job = flash(station, card, build=build)
     assert (job.state, job.chip_state) == (JobState.FAILED, "unchanged")
     assert "still holds the old contents" in job.error

@@ -26,7 +26,7 @@ from roms.toolchain.flashing import (
     holders,
     station_lock,
 )
-from roms.toolchain.flashrom import Chip, PCISlot, Programmer
+from roms.toolchain.flashrom import Chip, PCISlot, PracticeChip, Programmer
 from roms.toolchain.runner import ProgramMissingError, Stopped
 from tests.roms.chips import KIB, WORKER, Bench, changed, contents, dummy
 from tests.roms.processes import ends, heard, is_freed, is_locked, worker
@@ -635,7 +635,7 @@ def test_a_lock_tells_whose_it_is(tmp_path: Path) -> None:
 # A worker that is killed with -9
 
 
-def killed(bench: Bench, programmer: Programmer, program: str, wanted: bytes, at: str) -> dict[int, str]:
+def killed(bench: Bench, programmer: PracticeChip, program: str, wanted: bytes, at: str) -> dict[int, str]:
     """Let a worker begin, kill it when it prints this, and tell who held the lock then."""
     (bench.folder / "wanted").write_bytes(wanted)
     with worker(WORKER, bench.folder, programmer.argument(), program, bench.folder / "wanted") as process:

@@ -12,11 +12,12 @@ from roms.toolchain.flashrom import (
     Flashrom,
     Outcome,
     PCISlot,
+    PracticeChip,
     Programmer,
+    SupportedCard,
     WrongAddressError,
     WrongProgrammerError,
     plugged_in,
-    practice,
     understand,
 )
 from roms.toolchain.runner import ProgramMissingError, run
@@ -56,40 +57,55 @@ def test_a_programmer_and_a_slot() -> None:
     assert Programmer("nicintel").argument(PCISlot.parse("03:00.0")) == "nicintel:pci=0000:03:00.0"
 
 
-def test_a_programmer_with_parameters_and_a_slot() -> None:
-    programmer = Programmer("atavia", (("offset", "0x10"),))
-
-    assert programmer.argument(PCISlot.parse("03:00.0")) == "atavia:offset=0x10,pci=0000:03:00.0"
-
-
-def test_flashroms_own_notation_is_read() -> None:
-    text = "dummy:emulate=VARIABLE_SIZE,size=65536,image=/srv/chips/one: the first.bin"
-
-    assert Programmer.parse(text).argument() == text
-    assert Programmer.parse("nicintel") == Programmer("nicintel")
+@pytest.mark.parametrize("name", ["nic3com", "nicintel", "nicintel_spi", "nicnatsemi", "nicrealtek"])
+def test_the_programmers_of_network_cards_are_known(name: str) -> None:
+    assert Programmer.parse(name).argument() == name
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "-p", "Nicintel", "nicintel,x", "nic intel", "nicintel:", "nicintel:pci", "nicintel:pci="),
-        *("dummy:image=a,,size=1", "dummy:image=a=b", "dummy:=a", "dummy:image=a\nb", "dummy:size=1,size=2"),
-        "nicintel:pci=03:00.0",
+        *("", "-p", "Nicintel", "nicintel,x", "nic intel", "nicintel:", "nicintel:pci", "nicintel:pci=", "nicintel\n"),
+        *("nicintel:pci=03:00.0", "nicintel:image=/etc/shadow", "nicintel,image=/etc/shadow", " nicintel"),
+        *("dummy", "dummy:emulate=VARIABLE_SIZE,size=65536,image=/etc/shadow", "DUMMY", "fault:backend=dummy"),
+        *("internal", "linux_mtd:dev=0", "linux_spi:dev=/dev/spidev0.0", "serprog:ip=192.0.2.1:80", "mediatek_i2c_spi"),
+        *("nicintel_eeprom", "atavia:offset=0x10", "atavia", "satasii", "nicamd"),
     ],
 )
-def test_what_flashrom_would_take_otherwise_is_no_programmer(text: str) -> None:
-    with pytest.raises(WrongProgrammerError):
+def test_nothing_else_is_a_programmer(text: str) -> None:
+    with pytest.raises(
+        WrongProgrammerError, match=r"no programmer for network cards\. Choose one of nic3com, nicintel"
+    ):
         Programmer.parse(text)
+    with pytest.raises(WrongProgrammerError):
+        Programmer(text)
 
 
-@pytest.mark.parametrize("value", ["a.bin,spi_blacklist=02", "a=b", "", "a\0b"])
-def test_no_value_smuggles_in_another_parameter(value: str) -> None:
-    with pytest.raises(WrongProgrammerError, match="The value of image"):
-        Programmer("dummy", (("emulate", "VARIABLE_SIZE"), ("image", value)))
+def test_the_list_of_a_flashrom_leads_to_no_other_programmer() -> None:
+    cards = [
+        SupportedCard(name, "x", "8086:1531", is_tested=True) for name in ("nicintel_eeprom", "satasii", "internal")
+    ]
+    assert flashrom.reached(cards) == {}
+    assert list(flashrom.reached([*cards, SupportedCard("nicintel_spi", "x", "8086:1531", is_tested=True)])) == [
+        "8086:1531"
+    ]
+
+
+def test_the_practice_chip_is_the_file_that_the_site_names() -> None:
+    chip = PracticeChip(Path("/srv/chips/one: the first.bin"), 65536)
+
+    assert chip.argument() == "dummy:emulate=VARIABLE_SIZE,size=65536,image=/srv/chips/one: the first.bin"
+    assert chip.argument(PCISlot.parse("03:00.0")) == chip.argument()
+
+
+@pytest.mark.parametrize("name", ["a.bin,spi_blacklist=02", "a=b", "a\0b", "a\nb"])
+def test_the_practice_chips_path_smuggles_in_no_parameter(name: str) -> None:
+    with pytest.raises(WrongProgrammerError, match="RESCUESITE_DATA_DIR"):
+        PracticeChip(Path("/srv") / name, 65536)
 
 
 def test_only_the_dummy_is_for_practice() -> None:
-    assert practice(Path("/tmp/chip"), 65536).is_practice
+    assert PracticeChip(Path("/tmp/chip"), 65536).is_practice
     assert not Programmer("nicintel").is_practice
 
 
