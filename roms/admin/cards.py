@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,9 @@ from machines.admin.auditing import AuditedAdmin
 from roms.admin.jobs import kib
 from roms.models import Card
 from roms.toolchain import ipxe_cards
-from roms.toolchain.flashrom import SupportedCard
-from roms.toolchain.ipxe_cards import Advice, CardError, CatalogueCard, CuratedCard
+from roms.toolchain.flashrom import SupportedCard, supported_cards
+from roms.toolchain.ipxe_cards import Advice, CardError, CatalogueCard, CuratedCard, LspciCard
+from roms.toolchain.runner import ProgramMissingError
 
 #: What staff know better than a list: may be changed of every card.
 _BETTER_KNOWN = ("programmer", "chip_size", "notes")
@@ -83,7 +85,8 @@ class LspciForm(forms.Form):
     text = forms.CharField(
         label="Output of lspci",
         max_length=ipxe_cards.LONGEST_PASTE,
-        help_text="All of it: what is no network card is passed over. With -nnk it also says which driver to unload.",
+        help_text="All of it: what is no network card is passed over. Any form that shows numbers will do (-nn, -n, "
+        "-mm, -vmm, BusyBox's). With -nnk it also says which driver to unload.",
         widget=forms.Textarea(
             attrs={"rows": 8, "class": "vLargeTextField machine-text", "spellcheck": "false", "autofocus": True}
         ),
@@ -217,14 +220,16 @@ class CardAdmin(AuditedAdmin):
         if not self.has_view_permission(request):
             raise PermissionDenied
         form = LspciForm(request.POST if request.method == "POST" else None)
-        found = recognised(form.cleaned_data["text"]) if form.is_valid() else None
+        knows_the_tree = Card.objects.filter(origin=Card.Origin.TREE).exists()
+        pasted = ipxe_cards.read_lspci(form.cleaned_data["text"]) if form.is_valid() else None
         context = {
             **self.admin_site.each_context(request),
             "title": "Which of these cards can be flashed?",
             "opts": self.opts,
             "form": form,
-            "found": found,
-            "knows_the_tree": Card.objects.filter(origin=Card.Origin.TREE).exists(),
+            "pasted": pasted,
+            "found": advised(pasted.cards, knows_the_tree) if pasted else [],
+            "knows_the_tree": knows_the_tree,
             "media": self.media + form.media,
         }
         return TemplateResponse(request, "roms/lspci.html", context)
@@ -232,7 +237,11 @@ class CardAdmin(AuditedAdmin):
 
 def recognised(text: str) -> list[Found]:
     """The network cards in a pasted output of lspci, with what can be done with each; one query."""
-    pasted = ipxe_cards.parse_lspci(text)
+    return advised(ipxe_cards.parse_lspci(text))
+
+
+def advised(pasted: Sequence[LspciCard], knows_the_tree: bool = True) -> list[Found]:
+    """What can be done with each of these cards; one query."""
     rows = [card for card in Card.objects.filter(pci_id__in={card.id for card in pasted}) if not card.is_practice]
     by_id = {card.pci_id: card for card in rows}
     known = [_catalogued(card) for card in rows if card.driver]
@@ -240,10 +249,20 @@ def recognised(text: str) -> list[Found]:
     flashable = [
         SupportedCard(card.programmer, card.name, card.pci_id, is_tested=True) for card in rows if card.programmer
     ]
+    if {card.id for card in pasted} - {card.id for card in flashable}:
+        flashable = [*flashrom_list(), *flashable]
     return [
         Found(advice, by_id.get(advice.card.id), kib(advice.chip_size))
-        for advice in ipxe_cards.advise(pasted, known, curated, flashable)
+        for advice in ipxe_cards.advise(pasted, known, curated, flashable, knows_the_tree=knows_the_tree)
     ]
+
+
+def flashrom_list() -> list[SupportedCard]:
+    """The cards that the flashrom of this host knows; none where there is no flashrom."""
+    try:
+        return supported_cards()
+    except ProgramMissingError:
+        return []
 
 
 def _catalogued(card: Card) -> CatalogueCard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -104,23 +105,25 @@ class BuildRun(Run[Build]):
 
 
 def load_cards(maker: Builder, commit: str) -> int | None:
-    """Take the tree's cards into the catalogue, once for each commit; returns how many cards there are then.
+    """Take the tree's cards into the catalogue, once for each commit and flashrom; returns how many there are then.
 
     None where they were taken already, or cannot be read: the log says why.
     """
     loaded = maker.folder / "cards-loaded"
-    if loaded.exists() and loaded.read_text() == commit:
-        return None
     try:
         flashable = flashrom.supported_cards()
     except ProgramMissingError:
         flashable = []
+    # flashrom may have come, or another one, since the tree was read.
+    mark = f"{commit} {hashlib.sha256(repr(flashable).encode()).hexdigest()}"
+    if loaded.exists() and loaded.read_text() == mark:
+        return None
     try:
         number = Card.objects.load_tree(maker.catalogue(commit), flashable)
     except (CardError, SourceError, Error) as error:
         logger.error("the cards of iPXE's tree cannot be read: %s", error)
         return None
-    loaded.write_text(commit)
+    loaded.write_text(mark)
     return number
 
 

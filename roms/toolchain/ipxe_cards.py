@@ -1,4 +1,4 @@
-"""Network cards: what the iPXE tree drives, what flashrom reaches, what we know besides, and what `lspci -nn` shows."""
+"""Network cards: what the iPXE tree drives, what flashrom reaches, what we know besides, and what lspci shows."""
 
 from __future__ import annotations
 
@@ -23,21 +23,36 @@ _RULE = re.compile(r"^# NIC\t(?P<image>\S+)\t(?P<vendor>[0-9a-f]{4}),(?P<device>
 _DRIVER = re.compile(r"^DRIVER_(?P<image>\S+) = (?P<driver>\S+)$")
 _TYPE = re.compile(r"^ROM_TYPE_(?P<image>\S+) = (?P<type>\S+)$")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
-_LSPCI = re.compile(
-    r"^\s*(?P<slot>(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[01][0-9a-f]\.[0-7])\s+"
-    r"(?P<class>[^\[\]]*)\[(?P<code>[0-9a-f]{4})\]:\s*"
-    r"(?P<name>.*?)\s*\[(?P<vendor>[0-9a-f]{4}):(?P<device>[0-9a-f]{4})\]"
-    r"(?:\s*\(rev (?P<revision>[0-9a-f]{2})\))?",
+#: What copies hold instead of spaces and quotation marks, or between letters.
+_COPIED = str.maketrans("\u00a0\u2007\u2009\u202f\u3000“”„″", '     """"', "\u200b\u200c\u200d\u2060\ufeff")
+_QUOTED = re.compile(r"^(?: {0,3}[>|] ?)+")
+_SLOT = r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[01][0-9a-f]\.[0-7]"
+_HEAD = re.compile(rf"^\s*(?:[-*•]\s+)?(?P<slot>{_SLOT})\s+(?P<rest>\S.*)$", re.IGNORECASE)
+_REVISION = r"(?:\s*\(rev (?P<revision>[0-9a-f]{2})\))?"
+#: lspci -nn, in one line whose white space is folded.
+_NAMED = re.compile(
+    r"(?P<class>[^\[\]]*)\[(?:Class )?(?P<code>[0-9a-f]{4})\]:\s?"
+    rf"(?P<name>.*?)\s?\[(?P<vendor>[0-9a-f]{{4}}):(?P<device>[0-9a-f]{{4}})\]{_REVISION}",
     re.IGNORECASE,
 )
-#: lspci -n: numbers alone.
+#: lspci -n, that of old versions and BusyBox's: numbers alone; BusyBox appends the driver.
 _NUMBERS = re.compile(
-    r"^\s*(?P<slot>(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[01][0-9a-f]\.[0-7])\s+(?P<class>)(?P<code>[0-9a-f]{4}):\s*"
-    r"(?P<name>)(?P<vendor>[0-9a-f]{4}):(?P<device>[0-9a-f]{4})(?:\s*\(rev (?P<revision>[0-9a-f]{2})\))?\s*$",
+    r"(?:Class )?(?P<code>[0-9a-f]{4}):\s?(?P<name>)(?P<vendor>[0-9a-f]{4}):(?P<device>[0-9a-f]{4})"
+    rf"{_REVISION}(?: \(.*\))?(?: (?P<driver>[a-z][\w-]*))?$",
     re.IGNORECASE,
 )
-_SUBSYSTEM = re.compile(r"^\s+Subsystem:.*\[([0-9a-f]{4}):([0-9a-f]{4})\]", re.IGNORECASE)
-_IN_USE = re.compile(r"^\s+Kernel driver in use:\s*(\S+)")
+#: lspci -mm: fields in quotation marks.
+_FIELD = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_MACHINE_REVISION = re.compile(r"\s-r([0-9a-f]{2})\b", re.IGNORECASE)
+_NUMBER = re.compile(r"(?:^(?:Class )?|.*\[)([0-9a-f]{4})\]?$", re.IGNORECASE)
+#: A card's further lines, and those of lspci -vmm.
+_KEY = re.compile(r"^\s*(?P<key>[A-Z][\w /-]*):(?P<value>.*)$")
+_BLOCK_KEYS = {"Class", "Vendor", "Device", "SVendor", "SDevice", "Rev", "Driver"}
+_SUBSYSTEM = re.compile(r"(?:.*\[)?([0-9a-f]{4}):([0-9a-f]{4})\]?$", re.IGNORECASE)
+_NETWORK = re.compile(r"\b(?:Class )?02[0-8]0\b|ethernet|network|wireless|infiniband", re.IGNORECASE)
+_ANY_ID = re.compile(r"\b[0-9a-f]{4}:[0-9a-f]{4}\b", re.IGNORECASE)
+#: So many further lines a wrapped one may have.
+_WRAPPED = 3
 
 
 class CardError(ValueError):
@@ -202,34 +217,162 @@ class LspciCard:
     kernel_driver: str = ""
 
 
+@dataclass(frozen=True)
+class Pasted:
+    """What was found in a pasted text."""
+
+    cards: list[LspciCard]
+    #: Lines that look like a network card's, and were not understood.
+    unread: list[str]
+
+
 def parse_lspci(text: str) -> list[LspciCard]:
-    """The network cards in a pasted output of `lspci -nn` (or -nnk, -D, -n); every other line is passed over."""
-    cards: list[dict[str, str]] = []
-    current: dict[str, str] | None = None
-    for line in _CONTROL.sub("", text[:LONGEST_PASTE]).splitlines():
-        if len(line) > LONGEST_LINE:
-            continue
-        if found := _LSPCI.match(line) or _NUMBERS.match(line):
-            # 02 is the class of all network controllers, 0200 Ethernet, 0280 others.
-            current = _card(found) if found["code"].startswith("02") else None
-            if current is not None:
-                cards.append(current)
-        elif current is not None and (found := _SUBSYSTEM.match(line)):
-            current["subsystem"] = f"{found[1]}:{found[2]}".lower()
-        elif current is not None and (found := _IN_USE.match(line)):
-            current["kernel_driver"] = _plain(found[1], 40)
-        elif line and not line[0].isspace():
-            current = None
-    return [LspciCard(**card) for card in cards]
+    """The network cards in a pasted output of lspci; see read_lspci."""
+    return read_lspci(text).cards
 
 
-def _card(found: re.Match[str]) -> dict[str, str]:
-    return {
-        "slot": found["slot"].lower(),
+def read_lspci(text: str) -> Pasted:
+    """Read a pasted output of lspci: -nn or -nnk, -n, -mm and -vmm with numbers, -D, BusyBox's; quoted or wrapped.
+
+    What is no network card's is passed over.
+    """
+    reader = _Reader()
+    lines = [_QUOTED.sub("", line) for line in _clean(text).splitlines()]
+    at = 0
+    while at < len(lines):
+        at += reader.read(lines[at : at + 1 + _WRAPPED])
+    return reader.result()
+
+
+def _clean(text: str) -> str:
+    text = text[:LONGEST_PASTE].replace("\r\n", "\n").replace("\r", "\n")
+    return _CONTROL.sub("", text).translate(_COPIED)
+
+
+@dataclass
+class _Reader:
+    """Reads line by line, and remembers whose further lines may come."""
+
+    _cards: list[dict[str, str]] = field(default_factory=list)
+    _unread: dict[str, None] = field(default_factory=dict)
+    _current: dict[str, str] | None = None
+    #: The keys of `lspci -vmm` for one device.
+    _block: dict[str, str] = field(default_factory=dict)
+
+    def read(self, lines: list[str]) -> int:
+        """Read the first of these lines, and those that it was wrapped into; returns how many."""
+        line = lines[0]
+        if head := _HEAD.match(line):
+            self._end_block()
+            return self._head(head, lines)
+        found = _KEY.match(line) if len(line) <= LONGEST_LINE else None
+        if found and self._key(found["key"], found["value"].strip()):
+            return 1
+        if not line.strip():
+            self._end_block()
+        elif line.startswith("(") or (found and not _NETWORK.search(found["key"])):
+            pass  # wrapped, or another of the card's further lines
+        elif not line[0].isspace():
+            self._current = None
+            if _NETWORK.search(line[:LONGEST_LINE]) and _ANY_ID.search(line[:LONGEST_LINE]):
+                self._not_understood(line)
+        return 1
+
+    def result(self) -> Pasted:
+        self._end_block()
+        return Pasted([LspciCard(**card) for card in self._cards], list(self._unread))
+
+    def _head(self, head: re.Match[str], lines: list[str]) -> int:
+        self._current = None
+        for number, rest in _unwrapped(head["rest"], lines):
+            card = _understood(rest) if len(rest) <= LONGEST_LINE else None
+            if card is not None:
+                self._take(head["slot"], card)
+                return number
+        if _NETWORK.search(head["rest"][:LONGEST_LINE]):
+            self._not_understood(lines[0])
+        return 1
+
+    def _take(self, slot: str, card: dict[str, str]) -> None:
+        # 02 is the class of all network controllers, 0200 Ethernet, 0280 others.
+        if card["class_code"].startswith("02"):
+            self._current = {"slot": slot.lower()} | card
+            self._cards.append(self._current)
+
+    def _key(self, key: str, value: str) -> bool:
+        if re.fullmatch(_SLOT, value, re.IGNORECASE) and (key == "Slot" or (key == "Device" and not self._block)):
+            self._end_block()
+            self._current, self._block = None, {"Slot": value}
+        elif self._block and key in _BLOCK_KEYS:
+            self._block[key] = value
+        elif self._current is not None and key == "Subsystem" and (found := _SUBSYSTEM.match(value)):
+            self._current["subsystem"] = f"{found[1]}:{found[2]}".lower()
+        elif self._current is not None and key == "Kernel driver in use":
+            self._current["kernel_driver"] = _plain(value.partition(" ")[0], 40)
+        else:
+            return False
+        return True
+
+    def _end_block(self) -> None:
+        block, self._block = self._block, {}
+        if not block:
+            return
+        fields = [block.get(name, "") for name in ("Class", "Vendor", "Device", "SVendor", "SDevice")]
+        card = _numbered(fields, block.get("Rev", ""), block.get("Driver", ""))
+        if card is not None:
+            self._take(block["Slot"], card)
+        elif _NETWORK.search(block.get("Class", "")):
+            self._not_understood(f"Slot: {block['Slot']} Class: {block['Class']}")
+        self._current = None
+
+    def _not_understood(self, line: str) -> None:
+        self._unread[_plain(" ".join(line[:LONGEST_LINE].split()), 120)] = None
+
+
+def _unwrapped(rest: str, lines: list[str]) -> Iterator[tuple[int, str]]:
+    """What stands behind a slot, alone and with each of the lines that it may have been wrapped into."""
+    whole = " ".join(rest.split())
+    yield 1, whole
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip() or len(line) > LONGEST_LINE or _HEAD.match(line) or _KEY.match(line):
+            return
+        more = " ".join(line.split())
+        yield number, f"{whole} {more}"
+        # A long word is cut without a space.
+        yield number, whole + more
+        whole = f"{whole} {more}"
+
+
+def _understood(rest: str) -> dict[str, str] | None:
+    """What stands behind a slot in one line, whatever device it is; None where it holds no numbers."""
+    if rest.startswith('"'):
+        fields = [found.replace('\\"', '"') for found in _FIELD.findall(rest)]
+        revision = _MACHINE_REVISION.search(_FIELD.sub("", rest))
+        return _numbered(fields, revision[1] if revision else "", fields[5] if len(fields) > 5 else "")
+    if not (found := _NAMED.match(rest) or _NUMBERS.match(rest)):
+        return None
+    card = {
         "id": f"{found['vendor']}:{found['device']}".lower(),
         "name": _plain(found["name"]),
         "class_code": found["code"].lower(),
         "revision": (found["revision"] or "").lower(),
+    }
+    return card | {"kernel_driver": found.groupdict().get("driver") or ""}
+
+
+def _numbered(fields: list[str], revision: str, driver: str) -> dict[str, str] | None:
+    """A card from class, vendor, device and its subsystem's two, each a number or a name with one in brackets."""
+    numbers = [found[1].lower() if (found := _NUMBER.match(text)) else "" for text in fields[:5]]
+    if len(numbers) < 3 or not all(numbers[:3]):
+        return None
+    names = [re.sub(r"\s*\[[0-9a-fA-F]{4}\]$", "", text) for text in fields[1:3] if "[" in text]
+    return {
+        "id": f"{numbers[1]}:{numbers[2]}",
+        "name": _plain(" ".join(names)),
+        "class_code": numbers[0],
+        "revision": revision.lower(),
+        "subsystem": ":".join(numbers[3:]) if len(numbers) == 5 and all(numbers[3:]) else "",
+        "kernel_driver": _plain(driver, 40),
     }
 
 
@@ -259,41 +402,54 @@ def advise(
     known: Iterable[CatalogueCard],
     curated: Iterable[CuratedCard],
     flashable: Iterable[SupportedCard] = (),
+    *,
+    knows_the_tree: bool = True,
 ) -> list[Advice]:
     """Say of each card whether it can be flashed, with what, and how. `flashable` is what the installed flashrom lists.
 
-    The practice card is no card, and is not advised.
+    The practice card is no card, and is not advised. Before the tree has been read, `known` holds the listed ones.
     """
     drivers = {card.id: card for card in known}
     listed = {card.id: card for card in curated if not card.is_practice}
     by_flashrom = reached(flashable)
-    return [_advice(card, drivers.get(card.id), listed.get(card.id), by_flashrom.get(card.id)) for card in cards]
+    return [
+        _advice(card, drivers.get(card.id), listed.get(card.id), by_flashrom.get(card.id), knows_the_tree)
+        for card in cards
+    ]
 
 
 def _advice(
-    card: LspciCard, driven: CatalogueCard | None, listed: CuratedCard | None, supported: SupportedCard | None
+    card: LspciCard,
+    driven: CatalogueCard | None,
+    listed: CuratedCard | None,
+    supported: SupportedCard | None,
+    knows_the_tree: bool,
 ) -> Advice:
     programmer = listed.programmer if listed else supported.programmer if supported else ""
     return Advice(
         card=card,
         can_build=driven is not None,
-        can_flash=driven is not None and bool(programmer),
+        can_flash=bool(programmer) and (driven is not None or not knows_the_tree),
         programmer=programmer,
         chip_size=listed.chip_size if listed else None,
-        text=tuple(_sentences(card, driven, listed, supported)),
+        text=(*_of_ipxe(driven, knows_the_tree), *_of_flashrom(card, listed, supported)),
         curated=listed,
     )
 
 
-def _sentences(
-    card: LspciCard, driven: CatalogueCard | None, listed: CuratedCard | None, supported: SupportedCard | None
-) -> Iterator[str]:
-    if driven is None:
+def _of_ipxe(driven: CatalogueCard | None, knows_the_tree: bool) -> Iterator[str]:
+    if driven is None and not knows_the_tree:
+        yield "It is not in the list that comes with the site."
+        yield "Whether iPXE drives it is known once its source tree has been read, which the first build does."
+    elif driven is None:
         yield "This iPXE has no driver for it: no ROM can be built for it."
     elif driven.is_ambiguous:
         yield f"iPXE's drivers {' and '.join(driven.drivers)} both claim it; {driven.driver} is built in unless chosen."
     else:
         yield f"iPXE drives it with {driven.driver}."
+
+
+def _of_flashrom(card: LspciCard, listed: CuratedCard | None, supported: SupportedCard | None) -> Iterator[str]:
     programmer = listed.programmer if listed else supported.programmer if supported else ""
     if not programmer:
         yield "flashrom does not know how to write to it. Start the machine from an ISO, a USB stick or PXE instead."
