@@ -220,6 +220,12 @@ class Machine(models.Model):
         narrow = [allowed for allowed in self.networks.all() if allowed.network not in EVERYWHERE]
         return not self.identity and not narrow
 
+    @property
+    def starts_with_uefi(self) -> bool:
+        """Whether its iPXE last said that it runs on UEFI."""
+        contact: LastContact | None = getattr(self, "contact", None)
+        return contact is not None and contact.said.get("platform") == "efi"
+
     def believes(self, asked: BootRequest) -> bool:
         """Whether `asked` comes from where this machine's networks say, and says what its identity says."""
         from_elsewhere = self.network_rule and address_objection(asked.source, self.network_rule, own=None)

@@ -647,6 +647,16 @@ def test_a_network_that_excludes_nobody_verifies_nobody(admin_client: Client, ac
     assert list(Machine.objects.unverified()) == [machine]
 
 
+@pytest.mark.parametrize(("platform", "told"), [("efi", True), ("pcbios", False), (None, False)])
+def test_the_page_of_a_machine_with_uefi_says_what_to_set_in_its_firmware(
+    admin_client: Client, client: Client, machine: Machine, platform: str | None, told: bool
+) -> None:
+    if platform:
+        client.get("/boot", {"mac": MAC, "ip": "127.0.0.1", "platform": platform})
+    page = admin_client.get(f"/admin/machines/machine/{machine.pk}/change/").content.decode()
+    assert ("the firmware tries its own network entries" in page) is told
+
+
 def test_the_page_that_deletes_an_image_says_whose_it_is(
     admin_client: Client, machine: Machine, image: RescueImage
 ) -> None:
