@@ -51,3 +51,12 @@ def add_machine(db: None, actor: Actor) -> Callable[[int], Machine]:
         return Machine.objects.add(f"node{number}", macs=[mac], networks=["127.0.0.1"], actor=actor)
 
     return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what tests have measured: each is a line of its own."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    lines = [str(told) for report in reports for name, told in report.user_properties if name == "measured"]
+    if lines:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(sorted(lines)))

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e import guest
 from tests.e2e.conftest import KEY, MakeSite
-from tests.e2e.proxy import Proxy
+from tests.e2e.proxy import Proxy, answered, silent
 from tests.e2e.site import Site
 from tests.e2e.vm import MAC, VirtualServer, ask_at
 
@@ -137,7 +137,7 @@ def spoil(site: Site) -> None:
 
 def test_a_kernel_that_answers_404_is_tried_three_times_and_then_the_disk_boots(site: Site, disk: Path) -> None:
     site.manage("rescue", "enable", "web01")
-    with Proxy(site.port, missing="/kernel$") as proxy:
+    with Proxy(site.port, answered("/kernel$", 404)) as proxy:
         with VirtualServer(disk, boot_file=ask_at(proxy.port)) as server:
             server.wait_for(guest.DISK_MARKER)
         assert proxy.count("/kernel$") == 3
@@ -148,9 +148,9 @@ def test_a_kernel_that_answers_404_is_tried_three_times_and_then_the_disk_boots(
 
 def test_a_one_boot_rescue_survives_a_reset_and_ends_with_the_boot_after_it_was_up(site: Site, disk: Path) -> None:
     site.manage("rescue", "enable", "web01")
-    with Proxy(site.port, held="/initrd$") as proxy:
+    with Proxy(site.port, silent("/initrd$", after=200_000, once=True)) as proxy:
         with VirtualServer(disk, boot_file=ask_at(proxy.port)) as server:
-            proxy.wait_for_held()
+            proxy.wait_for_trouble()
             server.reset()
             server.wait_for(REPORTED, unless=guest.DISK_MARKER)
             assert site.rescue()["state"] == "up"

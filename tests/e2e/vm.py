@@ -42,6 +42,7 @@ class VirtualServer:
         uefi_vars: Path | None = None,
         dhcp: bool = True,
         link: bool = True,
+        forwards: bool = True,
         memory: int = 512,
         cpus: int = 1,
         mac: str = MAC,
@@ -50,14 +51,18 @@ class VirtualServer:
         nic: str = _NIC,
         rom: Path | None = None,
         spare: Path | None = None,
+        stick: Path | None = None,
     ) -> None:
         """`disk` is an image file, or on UEFI (`uefi_vars`: where its variables are kept) a folder shown as one.
 
         `ssh_port` of this host leads to the guest's SSH server, at `address` where that is not DHCP's; `memory` is in
-        MiB; `rom` takes the place of Debian's; `spare` is a second disk.
+        MiB; `rom` takes the place of Debian's; `spare` is a second disk. Without `forwards` the cable leads to a switch
+        that passes nothing on until `forward`. `stick` is a folder shown as a disk that is first in the order; the card
+        then has no ROM, and is no boot device.
         """
         assert len(boot_file) <= 127, "DHCP has no room for it"
-        netdev = "user,id=n0" if dhcp else "hubport,id=n0,hubid=0"
+        self._forwards = forwards
+        netdev = "hubport,id=n0,hubid=0" if not dhcp else "user,id=n0" if forwards else "user,id=u0"
         netdev += f",tftp={tftp}" if tftp else ""
         netdev += f",bootfile={boot_file}" if boot_file else ""
         netdev += f",hostfwd=tcp:127.0.0.1:{ssh_port}-{address}:22" if ssh_port else ""
@@ -66,6 +71,7 @@ class VirtualServer:
             *("-accel", "tcg", "-m", str(memory), "-smp", str(cpus), "-nodefaults", "-display", "none", "-S"),
             *("-smbios", f"type=1,product={PRODUCT},serial={SERIAL},uuid={UUID}"),
             *("-netdev", netdev),
+            *(() if forwards else ("-netdev", "hubport,id=h0,hubid=0,netdev=u0", "-netdev", "hubport,id=n0,hubid=0")),
             *("-chardev", "stdio,id=s0,signal=off", "-serial", "chardev:s0"),
         ]
         if uefi_vars:
@@ -87,8 +93,12 @@ class VirtualServer:
             ]
         if spare:
             self._command += ["-drive", f"if=none,id=d1,format=raw,file={spare}", "-device", "ide-hd,drive=d1"]
-        rom_file = rom or Path("/usr/lib/ipxe/qemu") / stock
-        self._command += ["-device", f"{nic},netdev=n0,mac={mac},bootindex=1,romfile={rom_file}"]
+        boots = f"bootindex=1,romfile={rom or Path('/usr/lib/ipxe/qemu') / stock}"
+        if stick:
+            boots = "romfile="
+            self._command += ["-drive", f"if=none,id=d2,format=raw,file=fat:rw:{stick}"]
+            self._command += ["-device", "virtio-blk-pci,drive=d2,bootindex=1"]
+        self._command += ["-device", f"{nic},netdev=n0,mac={mac},{boots}"]
         # The 82559 complains of each packet that it cannot pass on.
         self._errors = subprocess.DEVNULL if nic.startswith("i82") else subprocess.STDOUT
         if not (dhcp and link):
@@ -120,6 +130,8 @@ class VirtualServer:
             self._tell("qmp_capabilities")
             if not self._link:
                 self.unplug()
+            if not self._forwards:
+                self._tell("set_link", name="u0", up=False)
             self._tell("cont")
         except BaseException as error:
             self.__exit__()
@@ -141,6 +153,15 @@ class VirtualServer:
     def unplug(self) -> None:
         """Pull the network cable."""
         self._tell("set_link", name="n0", up=False)
+
+    def forward(self) -> None:
+        """Have the switch pass packets on."""
+        self._tell("set_link", name="u0", up=True)
+
+    @property
+    def runs(self) -> bool:
+        """Whether QEMU has not ended."""
+        return self._process.poll() is None
 
     @property
     def text(self) -> str:
