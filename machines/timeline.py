@@ -97,6 +97,8 @@ def _boot(entry: AuditEntry) -> Event:
     facts = [("MAC", entry.mac)] if entry.mac else []
     if claimed and claimed != entry.source:
         facts.append(("claimed address", claimed))
+    if remark := entry.details.get("remark"):
+        facts.append(("remark", remark))
     return Event(entry.at, kind, title, reason_text(entry.reason), facts=tuple(facts))
 
 

@@ -24,6 +24,7 @@ from machines.admin.switching import MAX_DIGITS, RescueSwitch
 from machines.admin.tables import MachineTables
 from machines.models import AllowedNetwork, MACAddress, Machine, Sighting
 from machines.preview import likely_request
+from machines.smbios import is_placeholder
 from machines.timeline import machine_timeline
 from machines.wording import SHORT_STATES, STATES, reason_text
 
@@ -217,7 +218,8 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         initial: dict[str, Any] = super().get_changeform_initial_data(request)
         if sighting := _sighting(request):
-            initial["identity"] = {name: sighting.said[name] for name in ("uuid", "serial") if sighting.said.get(name)}
+            said = {name: sighting.said[name] for name in ("uuid", "serial") if sighting.said.get(name)}
+            initial["identity"] = {name: text for name, text in said.items() if not is_placeholder(name, text)}
             initial["name"] = sighting.said.get("hostname", "")
         return initial
 
@@ -253,6 +255,7 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
             "timeline": machine_timeline(machine),
             "may_switch": self.has_enable_rescue_permission(request),
             "unverified": machine.is_unverified,
+            "identity_remarks": machine.identity_remarks(),
         }
 
     def get_urls(self) -> list[URLPattern]:

@@ -19,6 +19,7 @@ from machines.boot.recorder import STRANGERS, Prepared, recorder
 from machines.boot.request import BootRequest
 from machines.boot.strangers import StrangerBudget
 from machines.models import AuditEntry, LastContact, Machine, Rescue, Sighting
+from machines.smbios import is_byte_swapped
 
 logger = logging.getLogger(__name__)
 budget = StrangerBudget()
@@ -169,7 +170,16 @@ def _record_known(asked: BootRequest, decided: Answer, machine: Machine) -> None
             raise ChangedMeanwhileError
     if machine.believes(asked):
         LastContact.note(machine, asked, now)
-    AuditEntry.objects.record_answer("boot", machine=machine, rescue=rescue, at=now, **_columns(asked, decided.reason))
+    columns = _columns(asked, decided.reason)
+    if is_byte_swapped(asked.value("uuid"), machine.identity.get("uuid", "")):
+        columns["details"]["remark"] = _SWAPPED
+    AuditEntry.objects.record_answer("boot", machine=machine, rescue=rescue, at=now, **columns)
+
+
+_SWAPPED = (
+    "The UUID is the expected one with the bytes of its first three parts swapped, as old firmware sends it. "
+    "If this is the machine, expect the UUID that it sent."
+)
 
 
 def _record_strangers(asked: BootRequest | None, reason: Reason, count: int) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from machines.addresses import IPAddress, IPNetwork, parse_ip
+from machines import smbios
+from machines.addresses import IPAddress, IPNetwork
 from machines.boot.request import BootRequest
 
 
@@ -102,22 +103,11 @@ def address_objection(
 
 def identity_objection(asked: BootRequest, identity: Mapping[str, str]) -> Reason | None:
     """Each recorded expectation must be sent, and match."""
-    if any(not asked.value(name) for name in identity):
+    if any(not asked.value(name).strip() for name in identity):
         return Reason.IDENTITY_MISSING
-    if any(not _matches(name, asked.value(name), expected) for name, expected in identity.items()):
+    if any(not smbios.matches(name, asked.value(name), expected) for name, expected in identity.items()):
         return Reason.IDENTITY_MISMATCH
     return None
-
-
-def _matches(name: str, sent: str, expected: str) -> bool:
-    if name == "user_agent":
-        return sent.startswith(expected)
-    if name == "uuid":
-        return sent.lower() == expected.lower()
-    if name in {"gateway", "netmask", "dns"}:
-        return parse_ip(sent) == parse_ip(expected) is not None
-    # Programs other than iPXE write a space as `+`.
-    return expected in (sent, sent.replace("+", " "))
 
 
 def architecture_fits(buildarch: str, image: str) -> bool:

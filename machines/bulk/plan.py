@@ -5,6 +5,7 @@ Few statements, whatever the number of rows: everything there is is read once, a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
+from machines import smbios
 from machines.addresses import AddressError, normalise_mac, normalise_network
 from machines.bulk.rows import BulkError, Contents, Problem, Row
 from machines.models import Actor, AllowedNetwork, AuditEntry, MACAddress, Machine, Rescue, RescueImage, Sighting
@@ -67,7 +69,7 @@ class Plan:
     added: list[Change] = field(default_factory=list)
     changed: list[Change] = field(default_factory=list)
     unchanged: int = 0
-    #: What of the file was not taken.
+    #: What of the file was not taken, or is not worth what it seems to be.
     remarks: Sequence[Problem] = ()
 
     @property
@@ -109,6 +111,11 @@ def take_over(contents: Contents, actor: Actor, *, may_switch: bool = True) -> P
     return planned
 
 
+def _lines(notes: str) -> list[str]:
+    """Notes as they are compared: browsers and spreadsheets write line breaks in their own way."""
+    return notes.strip().splitlines()
+
+
 def _told(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value)
@@ -140,7 +147,8 @@ class _Planner:
                 self._wrong(change.row, change.machine.locked_text())
         if self.problems:
             raise BulkError(self.problems)
-        planned = Plan(remarks=self.contents.remarks)
+        remarks = [*self.contents.remarks, *self._weak_values(changes)]
+        planned = Plan(remarks=sorted(remarks, key=lambda remark: remark.line))
         for change in changes:
             if change.is_new:
                 planned.added.append(change)
@@ -153,28 +161,34 @@ class _Planner:
     def _change(self, row: Row, name: str) -> Change:
         machine = self.there.get(name.lower())
         before = machine.described() if machine else None
-        if before:
-            # Browsers write line breaks in their own way.
-            before["notes"] = before["notes"].replace("\r\n", "\n")
         after = dict(before or _NEW)
         after["name"] = name
         after |= self._addresses(row, "macs", "macs", normalise_mac)
         after |= self._addresses(row, "networks", "allowed_networks", normalise_network)
-        after |= {"notes": row.values["notes"]} if "notes" in row.values else {}
+        if _lines(row.values.get("notes", after["notes"])) != _lines(after["notes"]):
+            after["notes"] = row.values["notes"]
         if "image" in row.values:
             after["image"] = row.values["image"] or None
             if after["image"] and after["image"] not in self.images:
                 self._wrong(row, f"There is no image “{after['image']}”.")
-        identity = dict(after["identity"])
+        after["identity"] = self._identity(row, after["identity"])
+        self._check(row, Machine(name=name, notes=after["notes"]))
+        return Change(row, machine or Machine(), before, after)
+
+    def _identity(self, row: Row, stored: dict[str, str]) -> dict[str, str]:
+        """The identity once the row is taken; a value that means the stored one stays as it is stored."""
+        identity = dict(stored)
         for column in _IDENTITY:
-            if value := row.values.get(column):
-                identity[column] = value
-            elif column in row.values:
+            value = row.values.get(column, "")
+            if column in row.values and not value:
                 identity.pop(column, None)
-        after["identity"] = identity
-        made = machine or Machine()
-        self._check(row, Machine(name=name, identity=identity, notes=after["notes"]))
-        return Change(row, made, before, after)
+            elif value and smbios.comparable(column, value) != smbios.comparable(column, stored.get(column, "")):
+                try:
+                    check_identity({column: value})
+                    identity[column] = smbios.normalise(column, value)
+                except ValidationError as error:
+                    self._wrong(row, *error.messages)
+        return identity
 
     def _addresses(self, row: Row, column: str, name: str, normalise: Any) -> dict[str, list[str]]:
         texts = row.several(column)
@@ -194,8 +208,7 @@ class _Planner:
 
     def _check(self, row: Row, machine: Machine) -> None:
         try:
-            machine.clean_fields(exclude=["image", "static_addresses", "gateways", "dns_servers"])
-            check_identity(machine.identity)
+            machine.clean_fields(exclude=["image", "identity", "static_addresses", "gateways", "dns_servers"])
         except ValidationError as error:
             texts = error.message_dict.items() if hasattr(error, "error_dict") else [("", error.messages)]
             for field_, messages in texts:
@@ -215,8 +228,20 @@ class _Planner:
                     self._wrong(change.row, f"{mac} belongs to {owner.name} already.")
                 taken.setdefault(mac, change)
 
-    def _wrong(self, row: Row, text: str) -> None:
-        self.problems.append(Problem(row.line, text))
+    def _weak_values(self, changes: list[Change]) -> Iterator[Problem]:
+        """What of the identities that would change tells no machine from another."""
+        identities = {machine.pk: machine.identity for machine in self.there.values()}
+        identities |= {change.machine.pk or -change.row.line: change.after["identity"] for change in changes}
+        owners = Counter(value for identity in identities.values() for value in smbios.telling(identity))
+        for change in changes:
+            for name, text in change.after["identity"].items() if "identity" in change.differing else ():
+                if smbios.is_placeholder(name, text):
+                    yield Problem(change.row.line, f"{name} “{text}” is a placeholder: it verifies nothing.")
+                elif owners[name, smbios.comparable(name, text)] > 1:
+                    yield Problem(change.row.line, f"{name} “{text}” is another machine's too: it verifies neither.")
+
+    def _wrong(self, row: Row, *texts: str) -> None:
+        self.problems += [Problem(row.line, text) for text in texts]
 
 
 def _machines() -> Iterator[Machine]:

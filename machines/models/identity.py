@@ -9,13 +9,13 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.db import models
 
+from machines import smbios
 from machines.addresses import parse_ip
 from machines.boot.request import MAX_VALUE, UNDERSTOOD
 
 #: Shorter than what is kept of a request, so that a value that was cut cannot match.
 MAX_EXPECTED = MAX_VALUE - 1
 IDENTITY_NAMES = (*UNDERSTOOD, "user_agent")
-_ADDRESSES = {"netmask", "gateway", "dns"}
 
 
 def check_identity(value: Any) -> None:
@@ -29,8 +29,12 @@ def check_identity(value: Any) -> None:
             raise ValidationError(f"What is expected of “{name}” must be a text of 1 to {MAX_EXPECTED} characters.")
         if not expected.isprintable():
             raise ValidationError(f"What is expected of “{name}” holds a character that no NIC sends.")
-        if name in _ADDRESSES and parse_ip(expected) is None:
+        if name in smbios.ADDRESSES and parse_ip(expected) is None:
             raise ValidationError(f"What is expected of “{name}” must be an IP address.")
+        try:
+            smbios.normalise(name, expected)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
 
 
 class IdentityField(models.JSONField[dict[str, str], dict[str, str]]):
@@ -38,6 +42,11 @@ class IdentityField(models.JSONField[dict[str, str], dict[str, str]]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"default": dict, "blank": True, "validators": [check_identity], **kwargs})
+
+    def clean(self, value: Any, model_instance: models.Model | None) -> Any:
+        """The identity in the form in which it is stored: as vendors meant it, without their padding."""
+        cleaned = super().clean(value, model_instance)
+        return {name: smbios.normalise(name, expected) for name, expected in cleaned.items()}
 
     def formfield(self, **kwargs: Any) -> Any:
         return super().formfield(**{"form_class": IdentityFormField, **kwargs})

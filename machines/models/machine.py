@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from django.db.models.functions import Length, Lower
 from django.utils import timezone
 from django.utils.functional import cached_property
 
+from machines import smbios
 from machines.addresses import AddressError, IPNetwork, normalise_mac, normalise_network, parse_network, with_usual_macs
 from machines.boot.decide import MachineFacts, address_objection, identity_objection
 from machines.boot.request import MAX_VALUE, BootRequest
@@ -85,11 +88,28 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         """With what a line about each machine needs, in a constant number of queries."""
         from machines.models.rescue import Rescue
 
-        return self.select_related("image", "contact").prefetch_related(
+        found = self.select_related("image", "contact").prefetch_related(
             "macs",
             "networks",
             models.Prefetch("rescues", Rescue.objects.unended(), to_attr="unended_rescues"),
         )
+        found._read_shared = cache(Machine.objects.shared_values)
+        return found
+
+    #: Set where all machines that are read share one reading of what several are to say.
+    _read_shared: Callable[[], frozenset[tuple[str, str]]] | None = None
+
+    def _clone(self) -> MachineQuerySet:
+        clone: MachineQuerySet = super()._clone()  # type: ignore[misc]
+        clone._read_shared = self._read_shared and cache(Machine.objects.shared_values)
+        return clone
+
+    def _fetch_all(self) -> None:
+        super()._fetch_all()
+        for machine in (self._result_cache or ()) if self._read_shared else ():
+            # Not where `values` were asked for.
+            if isinstance(machine, Machine):
+                vars(machine)["shared"] = self._read_shared
 
     def named(self, text: str) -> MachineQuerySet:
         """Those of which every word of `text` is part of the name, an address, what they say of themselves, or a note.
@@ -121,8 +141,17 @@ class MachineQuerySet(models.QuerySet["Machine"]):
 
     def unverified(self) -> MachineQuerySet:
         """Those of which `Machine.is_unverified` holds."""
-        narrow = AllowedNetwork.objects.exclude(network__in=EVERYWHERE)
-        return self.filter(identity={}).exclude(pk__in=narrow.values("machine"))
+        anywhere = self.exclude(pk__in=AllowedNetwork.objects.exclude(network__in=EVERYWHERE).values("machine"))
+        expected = list(anywhere.exclude(identity={}).values_list("pk", "identity"))
+        shared = Machine.objects.shared_values() if expected else frozenset()
+        weak = [pk for pk, identity in expected if smbios.telling(identity) <= shared]
+        return anywhere.filter(Q(identity={}) | Q(pk__in=weak))
+
+    def shared_values(self) -> frozenset[tuple[str, str]]:
+        """What is expected of more than one machine, and so tells none from another; reads every identity once."""
+        identities = self.exclude(identity={}).values_list("identity", flat=True).order_by()
+        counted = Counter(value for identity in identities for value in smbios.telling(identity))
+        return frozenset(value for value, number in counted.items() if number > 1)
 
     def lock(self, machine: Machine) -> bool:
         """Hold the machine's row for the rest of the transaction; False where it has been deleted.
@@ -216,9 +245,35 @@ class Machine(models.Model):
 
     @property
     def is_unverified(self) -> bool:
-        """Whether anybody who knows a MAC of this machine can ask in its name."""
-        narrow = [allowed for allowed in self.networks.all() if allowed.network not in EVERYWHERE]
-        return not self.identity and not narrow
+        """Whether anybody who knows a MAC of this machine can ask in its name.
+
+        A placeholder that vendors leave in many machines verifies nothing, nor does what another machine is to say too.
+        """
+        if any(allowed.network not in EVERYWHERE for allowed in self.networks.all()):
+            return False
+        telling = smbios.telling(self.identity)
+        return not telling or telling <= self._shared_values()
+
+    def _shared_values(self) -> frozenset[tuple[str, str]]:
+        """See MachineQuerySet.shared_values; without a query on machines read by `for_lists`."""
+        read: Callable[[], frozenset[tuple[str, str]]] = vars(self).get("shared", Machine.objects.shared_values)
+        return read()
+
+    def identity_remarks(self) -> list[str]:
+        """What staff should know of the values that this machine is expected to say."""
+        remarks = []
+        others = Machine.objects.exclude(pk=self.pk).exclude(identity={}).order_by("name")
+        owners = [(machine.name, smbios.telling(machine.identity)) for machine in others.only("name", "identity")]
+        unknown = [(sighting.mac, smbios.telling(sighting.said)) for sighting in Sighting.objects.waiting()]
+        for name, text in self.identity.items():
+            value = (name, smbios.comparable(name, text))
+            if smbios.is_placeholder(name, text):
+                remarks.append(f"{name} “{text}” is a placeholder that many machines have: it verifies nothing.")
+            elif owner := next((owner for owner, said in owners if value in said), None):
+                remarks.append(f"{name} “{text}” is expected of {owner} too: it verifies neither of the two.")
+            elif mac := next((mac for mac, said in unknown if value in said), None):
+                remarks.append(f"{name} “{text}” was also said by {mac}, which belongs to no machine.")
+        return remarks
 
     @property
     def starts_with_uefi(self) -> bool:

@@ -346,7 +346,7 @@ class Rescue(models.Model):
             found.append(f"{self.machine.name} has no MAC address: it will not be recognised. Add one.")
         if self.machine.is_unverified:
             found.append(
-                f"{self.machine.name} lists no network and no identity: "
+                f"{self.machine.name} lists no network, and nothing that only it says of itself: "
                 "whoever knows its MAC address can ask in its name."
             )
         return found

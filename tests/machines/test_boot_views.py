@@ -52,6 +52,8 @@ QUERIES = {
     "4,094 bytes": "mac=" + "%41" * 1360,
 }
 
+UUID = "4c4c4544-0044-4810-8031-b4c04f4a4b31"
+
 
 @pytest.fixture
 def elsewhere(db: None, actor: Actor) -> Machine:
@@ -517,7 +519,7 @@ def identified(db: None, actor: Actor) -> Machine:
         "web04",
         macs=[MAC],
         networks=[],
-        identity={"uuid": "ABCD-1", "gateway": "192.0.2.1", "user_agent": "iPXE/1.21"},
+        identity={"uuid": UUID.upper(), "gateway": "192.0.2.1", "user_agent": "iPXE/1.21"},
         actor=actor,
     )
 
@@ -525,12 +527,12 @@ def identified(db: None, actor: Actor) -> Machine:
 @pytest.mark.parametrize(
     ("said", "agent", "outcome", "reason"),
     [
-        ("uuid=abcd-1&gateway=192.0.2.1", "iPXE/1.21.1+git", "rescue", "rescue_armed"),
-        ("uuid=abcd-1", "iPXE/1.21.1", "refused", "identity_missing"),
-        ("uuid=abcd-1&gateway=", "iPXE/1.21.1", "refused", "identity_missing"),
-        ("uuid=abcd-1&gateway=192.0.2.2", "iPXE/1.21.1", "refused", "identity_mismatch"),
-        ("uuid=abcd-1&gateway=192.0.2.1", "curl/8", "refused", "identity_mismatch"),
-        ("uuid=abcd-1&gateway=192.0.2.1", "", "refused", "identity_missing"),
+        (f"uuid={UUID}&gateway=192.0.2.1", "iPXE/1.21.1+git", "rescue", "rescue_armed"),
+        (f"uuid={UUID}", "iPXE/1.21.1", "refused", "identity_missing"),
+        (f"uuid={UUID}&gateway=", "iPXE/1.21.1", "refused", "identity_missing"),
+        (f"uuid={UUID}&gateway=192.0.2.2", "iPXE/1.21.1", "refused", "identity_mismatch"),
+        (f"uuid={UUID}&gateway=192.0.2.1", "curl/8", "refused", "identity_mismatch"),
+        (f"uuid={UUID}&gateway=192.0.2.1", "", "refused", "identity_missing"),
     ],
 )
 def test_a_recorded_identity_must_be_sent_and_match(

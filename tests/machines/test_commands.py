@@ -16,6 +16,8 @@ from machines.models import Actor, APIToken, AuditEntry, Machine, Rescue, Rescue
 from tests.conftest import MAC
 from tests.machines.support import HOST_KEY, ask, at, boot_to_ready, enable, fetch, noon, report, stored
 
+UUID = "4c4c4544-0044-4810-8031-b4c04f4a4b31"
+
 
 def manage(*arguments: str | Path) -> str:
     """What a command prints."""
@@ -47,7 +49,7 @@ def test_machine_add_adds_a_machine_with_all_that_is_said(image: RescueImage) ->
     shown = manage_json(
         *("machine", "add", "web01", "--mac", "0002B39D948C", "--mac", "52-54-00-00-00-01"),
         *("--network", "192.0.2.0/24", "--network", "2001:db8::1/128", "--image", "tiny"),
-        *("--identity", "serial=A=B", "--identity", "uuid=U", "--notes", "rack 7"),
+        *("--identity", "serial=A=B", "--identity", f"uuid={UUID}", "--notes", "rack 7"),
         *("--static-address", "192.0.2.7/24", "--gateway", "192.0.2.1", "--dns", "192.0.2.53"),
     )
     assert shown == {
@@ -55,7 +57,7 @@ def test_machine_add_adds_a_machine_with_all_that_is_said(image: RescueImage) ->
         "macs": [MAC, "52:54:00:00:00:01"],
         "allowed_networks": ["192.0.2.0/24", "2001:db8::1"],
         "image": "tiny",
-        "identity": {"serial": "A=B", "uuid": "U"},
+        "identity": {"serial": "A=B", "uuid": UUID},
         "rescue_network": {"addresses": ["192.0.2.7/24"], "gateways": ["192.0.2.1"], "dns": ["192.0.2.53"]},
         "notes": "rack 7",
         "state": "local",
@@ -63,7 +65,7 @@ def test_machine_add_adds_a_machine_with_all_that_is_said(image: RescueImage) ->
         "last_seen": None,
     }
     machine = Machine.objects.get()
-    assert (machine.name, machine.notes, machine.identity) == ("web01", "rack 7", {"serial": "A=B", "uuid": "U"})
+    assert (machine.name, machine.notes, machine.identity) == ("web01", "rack 7", {"serial": "A=B", "uuid": UUID})
 
 
 def test_machine_add_says_what_it_did(db: None) -> None:

@@ -156,7 +156,7 @@ def test_the_address_rule(networks: Any, source: str | None, ip: str | None, rea
         ({"serial": "A"}, {"serial": "A"}, Reason.RESCUE_ARMED),
         ({"serial": "A"}, {}, Reason.IDENTITY_MISSING),
         ({"serial": "A"}, {"serial": "B"}, Reason.IDENTITY_MISMATCH),
-        ({"serial": "A"}, {"serial": "a"}, Reason.IDENTITY_MISMATCH),
+        ({"serial": "A"}, {"serial": "a"}, Reason.RESCUE_ARMED),
         ({"serial": "A"}, {"serial": "AB"}, Reason.IDENTITY_MISMATCH),
         ({"product": "Power Edge"}, {"product": "Power+Edge"}, Reason.RESCUE_ARMED),
         ({"product": "A+B"}, {"product": "A+B"}, Reason.RESCUE_ARMED),

@@ -65,5 +65,5 @@ def _json(planned: Plan) -> dict[str, Any]:
         "added": [change.after["name"] for change in planned.added],
         "changed": {change.after["name"]: change.differing for change in planned.changed},
         "unchanged": planned.unchanged,
-        "not_taken": [{"line": remark.line, "text": remark.text} for remark in planned.remarks],
+        "remarks": [{"line": remark.line, "text": remark.text} for remark in planned.remarks],
     }

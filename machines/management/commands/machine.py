@@ -10,6 +10,7 @@ from machines.management.terminal import (
     add_json_option,
     image_named,
     machine_named,
+    printable,
     table,
 )
 from machines.models import Machine
@@ -68,6 +69,8 @@ class Command(TerminalCommand):
             notes=options["notes"],
             actor=actor_named(options["by"]),
         )
+        for remark in machine.identity_remarks():
+            self.stderr.write(printable(remark))
         self.show(machine_json(machine), f"Machine {machine.name} added.", options)
 
     def list(self, **options: Any) -> None:
