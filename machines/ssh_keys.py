@@ -2,15 +2,16 @@
 
 A key that the site hands out is always re-serialised from its parts, so that no option, second line or control
 character of the pasted text reaches an authorized_keys file. Formats: RFC 4253 section 6.6, RFC 5656, RFC 8709,
-OpenSSH's PROTOCOL.u2f.
+OpenSSH's PROTOCOL.u2f; options: sshd(8), "AUTHORIZED_KEYS FILE FORMAT".
 """
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 MIN_RSA_BITS = 2048
@@ -23,6 +24,16 @@ _TYPES = (
 )
 _SECURITY_KEY_TYPES = ("sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com")
 _MAX_LINE = 4096
+_OPTION = re.compile(r"""[A-Za-z0-9-]+(?:="(?:[^"\\]|\\.)*+")?""")
+_OPTIONS = re.compile(rf"(?P<options>{_OPTION.pattern}(?:,{_OPTION.pattern})*)[ \t]+")
+_OPTION_NAMES = frozenset(
+    {
+        *("agent-forwarding", "cert-authority", "command", "environment", "expiry-time", "from", "no-agent-forwarding"),
+        *("no-port-forwarding", "no-pty", "no-touch-required", "no-user-rc", "no-x11-forwarding", "permitlisten"),
+        *("permitopen", "port-forwarding", "principals", "pty", "restrict", "touch-required", "tunnel", "user-rc"),
+        *("verify-required", "x11-forwarding"),
+    }
+)
 _MAX_COMMENT = 100
 
 
@@ -37,35 +48,39 @@ class PublicKey:
     type: str
     blob: bytes
     comment: str = ""
+    #: The options that stood before the key, as they were written.
+    dropped: str = ""
 
     @classmethod
     def parse(cls, text: str) -> "PublicKey":
-        """Read one line as ssh-keygen writes it into a .pub file. Raises KeyFormatError."""
-        line = text.strip()
-        if "PRIVATE KEY" in line:
-            raise KeyFormatError("This is a private key. Keep it to yourself, and paste the file ending in .pub.")
-        if len(line) > _MAX_LINE or len(line.splitlines()) != 1:
-            raise KeyFormatError("Paste one public key: a single line such as “ssh-ed25519 AAAA… name”.")
-        kind, _, rest = line.partition(" ")
+        """Read one line as ssh-keygen writes it into a .pub file. Raises KeyFormatError.
+
+        Options before the key are read as sshd reads them, and dropped: `dropped` has them.
+        """
+        line = _one_line(text)
+        options = _options(line)
+        kind, encoded, comment = _words(line[len(options) :])
         if kind not in _TYPES + _SECURITY_KEY_TYPES:
             raise KeyFormatError(
                 f"“{kind[:40]}” is no key type that is accepted; the line must begin with one of: "
                 f"{', '.join(_TYPES + _SECURITY_KEY_TYPES)}."
             )
-        encoded, _, comment = rest.strip().partition(" ")
         try:
             blob = base64.b64decode(encoded, validate=True)
         except ValueError:
             raise KeyFormatError("The key is damaged: its second word is not base64.") from None
-        key = cls(kind, blob, "".join(c for c in comment.strip() if c.isprintable())[:_MAX_COMMENT])
+        key = cls(kind, blob, "".join(c for c in comment if c.isprintable())[:_MAX_COMMENT], options.strip())
         key._check()
         return key
 
     def _check(self) -> None:
-        if _first_string(self.blob) != self.type.encode():
+        parts = _strings(self.blob)
+        if not parts or parts[0] != self.type.encode():
             raise KeyFormatError("The key is damaged: what it holds is of another type than it says.")
         if self.type in _SECURITY_KEY_TYPES:
-            # The library does not read these; the type inside has been compared, and sshd checks the rest.
+            # The library does not read these.
+            if not _is_security_key(parts):
+                raise KeyFormatError("The key is damaged: it is cut short or changed. Copy the whole line.")
             return
         try:
             loaded = load_ssh_public_key(self.line(comment=False).encode())
@@ -88,7 +103,67 @@ class PublicKey:
         return f"SHA256:{digest.rstrip('=')}"
 
 
-def _first_string(blob: bytes) -> bytes:
-    """The first length-prefixed string of a wire-format key (RFC 4251 section 5)."""
-    length = int.from_bytes(blob[:4], "big")
-    return blob[4 : 4 + length]
+def _one_line(text: str) -> str:
+    """The line of a pasted text that holds the key. Raises KeyFormatError."""
+    if "PRIVATE KEY" in text:
+        raise KeyFormatError("This is a private key. Keep it to yourself, and paste the file ending in .pub.")
+    if "PuTTY-User-Key-File" in text:
+        raise KeyFormatError(
+            "This is a private key of PuTTY. Keep it to yourself: open it in PuTTYgen, and paste the text from the box "
+            "“Public key for pasting into OpenSSH authorized_keys file”."
+        )
+    if "BEGIN SSH2 PUBLIC KEY" in text:
+        raise KeyFormatError("This key is in the format SSH2. Paste what “ssh-keygen -i -f FILE” prints.")
+    lines = [line for line in text.lstrip("\ufeff").splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if len(lines) != 1 or len(lines[0]) > _MAX_LINE:
+        raise KeyFormatError("Paste one public key: a single line such as “ssh-ed25519 AAAA… name”.")
+    return lines[0].strip()
+
+
+def _options(line: str) -> str:
+    """The options at the start of a line, empty where there are none. Raises KeyFormatError."""
+    found = _OPTIONS.match(line)
+    if not found:
+        return ""
+    names = {one.partition("=")[0].lower() for one in _OPTION.findall(found["options"])}
+    if not names <= _OPTION_NAMES:
+        return ""
+    if "cert-authority" in names:
+        raise KeyFormatError("This line trusts a certificate authority. Rescue systems take keys of people only.")
+    return found.group()
+
+
+def _words(line: str) -> tuple[str, str, str]:
+    """Type, key and comment, separated by spaces or tabs."""
+    kind, encoded, comment, *_ = [*line.split(None, 2), "", "", ""]
+    return kind, encoded, comment.strip()
+
+
+def _strings(blob: bytes) -> list[bytes]:
+    """The length-prefixed strings of a wire-format key (RFC 4251 section 5); empty where one is cut short."""
+    strings = []
+    while blob:
+        length = int.from_bytes(blob[:4], "big")
+        if len(blob) < 4 + length:
+            return []
+        strings.append(blob[4 : 4 + length])
+        blob = blob[4 + length :]
+    return strings
+
+
+def _is_security_key(parts: list[bytes]) -> bool:
+    """Whether the parts are a hardware token's key: type, (curve,) key, application."""
+    *key, application = parts[1:] or [b""]
+    if not application or not application.isascii():
+        return False
+    if len(key) == 1:
+        return parts[0].startswith(b"sk-ssh-ed25519") and len(key[0]) == 32
+    return len(key) == 2 and key[0] == b"nistp256" and _is_point(key[1])
+
+
+def _is_point(encoded: bytes) -> bool:
+    try:
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), encoded)
+    except ValueError:
+        return False
+    return True

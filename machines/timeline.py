@@ -147,6 +147,7 @@ def _up_facts(entry: AuditEntry) -> tuple[tuple[str, str], ...]:
     facts = [(name, details[name]) for name in ("address", "hostname") if details.get(name)]
     if details.get("address") and details.get("served_to") and details["address"] != details["served_to"]:
         facts.append(("the firmware had", details["served_to"]))
+    facts += [("not understood", told) for told in details.get("not_understood", [])]
     facts += [("host key", fingerprint) for fingerprint in details.get("host_keys", [])]
     return tuple(facts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db import models
 from django.http import HttpRequest
 
@@ -43,6 +43,15 @@ class SSHKeyAdmin(AuditedAdmin):
 
     def described(self, obj: SSHKey) -> dict[str, Any]:
         return {"user": obj.user.get_username(), "fingerprint": obj.fingerprint}
+
+    def save_model(self, request: HttpRequest, obj: SSHKey, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if obj.dropped_options:
+            messages.warning(
+                request,
+                f"The options {obj.dropped_options} were left out: rescue systems get the key alone, and it may log in "
+                "from everywhere.",
+            )
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[SSHKey]:
         keys: models.QuerySet[SSHKey] = super().get_queryset(request)

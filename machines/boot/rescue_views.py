@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from functools import partial
 
@@ -103,7 +104,7 @@ def report_up(request: HttpRequest, token: str) -> HttpResponse:
     except (Error, DeadlineExceededError) as error:
         logger.error("a report was not heard: %s", str(error) or LATE)
         return text("The site cannot read its database; report again.\n", status=503)
-    return _heard(heard)
+    return _heard(heard, report)
 
 
 def _hear(token: str, report: UpReport, source: IPAddress | None) -> Heard | None:
@@ -124,7 +125,7 @@ def _hear(token: str, report: UpReport, source: IPAddress | None) -> Heard | Non
     return None
 
 
-def _heard(heard: Heard | None) -> HttpResponse:
+def _heard(heard: Heard | None, report: UpReport) -> HttpResponse:
     match heard:
         case None:
             return not_found()
@@ -133,4 +134,5 @@ def _heard(heard: Heard | None) -> HttpResponse:
         case Heard.OTHER_BOOT:
             return text("Another boot of this rescue has reported already.\n", status=409)
         case _:
-            return octets(b'{"state": "up"}', "application/json")
+            said = {"not_understood": report.not_understood} if report.not_understood else {}
+            return octets(json.dumps({"state": "up", **said}).encode(), "application/json")

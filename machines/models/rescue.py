@@ -450,6 +450,7 @@ class Rescue(models.Model):
                 "hostname": report.hostname,
                 "boot_id": report.boot_id,
                 "host_keys": [PublicKey.parse(key).fingerprint for key in report.host_keys],
+                **({"not_understood": list(report.not_understood)} if report.not_understood else {}),
             },
         )
 

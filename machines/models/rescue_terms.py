@@ -78,6 +78,8 @@ class UpReport:
     address: IPAddress | None = None
     hostname: str = ""
     host_keys: Sequence[str] = ()
+    #: What of it made no sense, for whoever wrote the rescue system.
+    not_understood: Sequence[str] = ()
 
 
 class Heard(Enum):

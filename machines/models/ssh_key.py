@@ -34,6 +34,9 @@ class SSHKey(models.Model):
     fingerprint = models.CharField(max_length=60, editable=False)
     added_at = models.DateTimeField(auto_now_add=True)
 
+    #: What stood before the key as it was typed, and is not stored.
+    dropped_options = ""
+
     objects = SSHKeyQuerySet.as_manager()
 
     class Meta:
@@ -64,6 +67,7 @@ class SSHKey(models.Model):
         except KeyFormatError as error:
             raise ValidationError({"public_key": str(error)}) from error
         self.public_key, self.fingerprint = parsed.line(), parsed.fingerprint
+        self.dropped_options = parsed.dropped or self.dropped_options
 
     @property
     def parsed(self) -> PublicKey:

@@ -9,9 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,7 +45,8 @@ def security_key(kind: str) -> str:
     if "ed25519" in kind:
         parts = [kind.encode(), bytes(range(32)), b"ssh:"]
     else:
-        parts = [kind.encode(), b"nistp256", b"\x04" + bytes(64), b"ssh:"]
+        point = ec.derive_private_key(1, ec.SECP256R1()).public_key()
+        parts = [kind.encode(), b"nistp256", point.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint), b"ssh:"]
     return f"{kind} {base64.b64encode(wire(*parts)).decode()} token"
 
 
@@ -100,10 +104,61 @@ def test_a_second_line_is_refused(separator: str) -> None:
         PublicKey.parse(made("ed25519").strip() + separator + made("rsa", 2048))
 
 
-@pytest.mark.parametrize("options", ['command="/bin/sh"', "no-pty", 'from="192.0.2.1",restrict'])
-def test_options_before_a_key_are_refused(options: str) -> None:
+@pytest.mark.parametrize(
+    "options", ['command="/bin/sh"', "no-pty", 'from="192.0.2.1",restrict', 'environment="A=\\"b c\\"",NO-PTY']
+)
+@pytest.mark.parametrize("space", [" ", "\t", "  "])
+def test_options_before_a_key_are_read_and_dropped(options: str, space: str) -> None:
+    key = PublicKey.parse(f"{options}{space}{made('ed25519')}")
+    assert key.dropped == options
+    assert key.line() == made("ed25519").strip()
+
+
+@pytest.mark.parametrize("word", ["me@here", "unknown-option", 'from="open', "=", 'from="x"no-pty'])
+def test_what_is_no_option_before_a_key_is_refused(word: str) -> None:
     with pytest.raises(KeyFormatError, match="no key type"):
-        PublicKey.parse(f"{options} {made('ed25519')}")
+        PublicKey.parse(f"{word} {made('ed25519')}")
+
+
+def test_a_certificate_authority_is_no_key_of_a_person() -> None:
+    with pytest.raises(KeyFormatError, match="certificate authority"):
+        PublicKey.parse(f"cert-authority {made('ed25519')}")
+
+
+def test_tabs_separate_as_spaces_do() -> None:
+    assert PublicKey.parse(made("ed25519").replace(" ", "\t")).line() == made("ed25519").strip()
+
+
+def test_a_line_with_a_comment_of_the_file_before_it_is_read() -> None:
+    assert PublicKey.parse(f"\ufeff# laptop\r\n\r\n{made('ed25519')}").line() == made("ed25519").strip()
+
+
+@pytest.mark.parametrize("kind", SECURITY_KEYS)
+@pytest.mark.parametrize("cut", [1, 4, 5, 8, 20, 40])
+def test_a_cut_key_of_a_hardware_token_is_refused(kind: str, cut: int) -> None:
+    blob = base64.b64decode(security_key(kind).split()[1])
+    with pytest.raises(KeyFormatError, match="damaged"):
+        PublicKey.parse(f"{kind} {base64.b64encode(blob[:-cut]).decode()} yubi")
+
+
+def test_a_point_off_the_curve_is_refused() -> None:
+    kind = SECURITY_KEYS[1]
+    blob = wire(kind.encode(), b"nistp256", b"\x04" + bytes(64), b"ssh:")
+    with pytest.raises(KeyFormatError, match="damaged"):
+        PublicKey.parse(f"{kind} {base64.b64encode(blob).decode()}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\nPublic-Lines: 2\nSECRET\n", "private key of PuTTY"),
+        ("---- BEGIN SSH2 PUBLIC KEY ----\nAAAA\n---- END SSH2 PUBLIC KEY ----", "ssh-keygen -i -f FILE"),
+    ],
+)
+def test_a_file_of_another_program_is_called_what_it_is(text: str, said: str) -> None:
+    with pytest.raises(KeyFormatError, match=said) as refused:
+        PublicKey.parse(text)
+    assert "SECRET" not in str(refused.value)
 
 
 def test_a_private_key_is_refused_with_what_to_paste_instead() -> None:
@@ -219,3 +274,13 @@ def test_two_users_may_share_a_key(user: User) -> None:
         key.full_clean()
         key.save()
     assert SSHKey.objects.count() == 2
+
+
+def test_the_page_says_which_options_were_left_out(admin_client: Client) -> None:
+    page = admin_client.post(
+        "/admin/machines/sshkey/add/",
+        {"public_key": f'from="10.0.0.0/8" {made("ed25519")}', "user": User.objects.get().pk},
+        follow=True,
+    )
+    assert "The options from=&quot;10.0.0.0/8&quot; were left out" in page.content.decode()
+    assert SSHKey.objects.get().public_key == made("ed25519").strip()
