@@ -26,7 +26,8 @@ def table(machines: Iterable[Machine]) -> Iterator[str]:
             "uuid": machine.identity.get("uuid", ""),
             "serial": machine.identity.get("serial", ""),
             "image": machine.image.name if machine.image else "",
-            "notes": machine.notes,
+            # A line break of another kind would end the row for some readers; importing compares lines.
+            "notes": machine.notes.replace("\r\n", "\n").replace("\r", "\n"),
         }
         yield writer.writerow([guarded(values[column]) for column in COLUMNS])
 

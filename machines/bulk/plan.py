@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from machines import smbios
 from machines.addresses import AddressError, normalise_mac, normalise_network
@@ -96,19 +96,30 @@ def plan(contents: Contents, *, may_switch: bool = True) -> Plan:
 
 
 def take_over(contents: Contents, actor: Actor, *, may_switch: bool = True) -> Plan:
-    """Do what `plan` tells, with an audit entry for each machine. Raises BulkError; then nothing was changed."""
+    """Do what `plan` tells, with an audit entry for each machine. Raises BulkError; then nothing was changed.
+
+    SQLite has one writer, and machines that boot wait for it: there the plan is made before, and made again only where
+    somebody has changed something since.
+    """
+    seen = AuditEntry.objects.newest()
+    early = plan(contents, may_switch=may_switch) if connection.vendor == "sqlite" else None
     try:
         with transaction.atomic():
-            names = [row.values["name"].lower() for row in contents.rows]
-            for start in range(0, len(names), _BATCH):
-                # Nobody else changes them meanwhile.
-                part = Machine.objects.named_exactly(names[start : start + _BATCH])
-                list(part.select_for_update(no_key=True, of=("self",)).order_by("pk").values_list("pk"))
-            planned = plan(contents, may_switch=may_switch)
-            _write(planned, actor)
+            if early is None or AuditEntry.objects.changed_since(seen):
+                _hold(contents)
+                early = plan(contents, may_switch=may_switch)
+            _write(early, actor)
     except IntegrityError as error:
         raise BulkError([Problem(1, "Somebody else changed these machines meanwhile. Try again.")]) from error
-    return planned
+    return early
+
+
+def _hold(contents: Contents) -> None:
+    """Let nobody else change the machines that the file names until this transaction ends."""
+    names = [row.values.get("name", "").lower() for row in contents.rows]
+    for start in range(0, len(names), _BATCH):
+        part = Machine.objects.named_exactly(names[start : start + _BATCH])
+        list(part.select_for_update(no_key=True, of=("self",)).order_by("pk").values_list("pk"))
 
 
 def _lines(notes: str) -> list[str]:

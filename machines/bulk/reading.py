@@ -109,9 +109,10 @@ def plain(cell: str) -> str:
     That is an apostrophe that keeps it from being a formula (see `exporting`), or the formula of a constant text, which
     keeps the zeros of `="00123"`.
     """
-    text = cell.strip().replace("\r\n", "\n")
+    text = cell.lstrip().replace("\r\n", "\n")
     if text[:1] == "'" and text[1:2] in FORMULA:
-        return text[1:]
+        return text[1:].strip()
+    text = text.rstrip()
     constant = _AS_TEXT.fullmatch(text)
     return constant["text"].replace('""', '"').strip() if constant else text
 

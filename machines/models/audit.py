@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 REPEAT = timedelta(minutes=1)
 #: So many entries of one kind a machine may gain in a day from answers that change nothing; later ones are counted.
 DAILY_ENTRIES = 100
+#: What machines and rescue systems asked: nothing that staff edit comes of it.
+ANSWERS = ("boot", "file_sent", "file_refused", "ready", "up", "up_refused")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,14 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         entry.save(force_insert=True)
         _announce(entry, rescue)
         return entry
+
+    def newest(self) -> int:
+        """The number of the newest entry; 0 where there is none."""
+        return self.order_by("-pk").values_list("pk", flat=True).first() or 0
+
+    def changed_since(self, number: int) -> bool:
+        """Whether somebody changed anything since the entry `number`; what machines ask is no change."""
+        return self.filter(pk__gt=number).exclude(action__in=ANSWERS).exists()
 
     def record_many(
         self, entries: Iterable[tuple[str, Machine, Mapping[str, Any]]], *, actor: Actor, **fields: Any

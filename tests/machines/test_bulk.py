@@ -17,9 +17,9 @@ from hypothesis.extra.django import TestCase
 
 from machines.bulk import plan as planning
 from machines.bulk.exporting import table
-from machines.bulk.plan import plan, take_over
+from machines.bulk.plan import Plan, plan, take_over
 from machines.bulk.reading import MAX_BYTES, read
-from machines.bulk.rows import BulkError
+from machines.bulk.rows import BulkError, Contents
 from machines.models import Actor, AuditEntry, Machine, RescueImage, Sighting
 from tests.conftest import MAC
 
@@ -186,6 +186,25 @@ def test_what_somebody_else_does_meanwhile_makes_it_fail_as_a_whole(
     Machine.objects.add("db02", macs=[OTHER_MAC], networks=[], actor=ALICE)
     monkeypatch.setattr(planning, "plan", lambda contents, may_switch: known)
     assert "Somebody else changed these machines meanwhile" in wrong(text("name,macs", f"db01,{OTHER_MAC}"))[0]
+
+
+def test_what_somebody_changed_since_the_plan_was_made_counts(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file says what the machine says already, until somebody changes it: then the file changes it back."""
+    asked: list[Plan] = []
+
+    def planned(contents: Contents, may_switch: bool) -> Plan:
+        made = plan(contents, may_switch=may_switch)
+        if not asked:
+            machine.revise({"notes": "changed meanwhile"}, ALICE)
+        asked.append(made)
+        return made
+
+    monkeypatch.setattr(planning, "plan", planned)
+    done = take("name,notes", "web01,")
+    assert Machine.objects.get().notes == ""
+    assert len(done.changed) == 1
 
 
 # Export
