@@ -11,7 +11,7 @@ from django.db.models.functions import TruncHour
 from django.utils import timezone
 
 from machines.boot.decide import Outcome
-from machines.models import AuditEntry, Delivery, Machine, Rescue, Sighting
+from machines.models import AuditEntry, Delivery, Machine, Rescue, Sighting, StoredFile
 
 _HOURS = 24
 #: The picture's measures, in SVG units.
@@ -39,6 +39,8 @@ class Dashboard:
     sightings: int
     unverified: int
     undelivered: int
+    failed: int
+    damaged: int
     bars: list[Bar]
     hours: list[tuple[int, datetime]]
     boots: int
@@ -60,6 +62,8 @@ def dashboard(now: datetime | None = None) -> Dashboard:
         sightings=Sighting.objects.waiting().count(),
         unverified=Machine.objects.unverified().count(),
         undelivered=Delivery.objects.given_up_since(_hours(now)[0]).count(),
+        failed=Rescue.objects.active(now).filter(failed_at__isnull=False).count(),
+        damaged=StoredFile.objects.damaged().count(),
         bars=_bars(boots, now),
         hours=[(n * (_BAR + _GAP) + _BAR // 2, hour) for n, hour in enumerate(_hours(now)) if n % 4 == 2],
         boots=sum(boots.values()),

@@ -40,6 +40,7 @@ def rescue_json(rescue: Rescue, now: datetime | None = None) -> dict[str, Any]:
         "end_cause": standing.end_cause or None,
         "address": rescue.address,
         "host_keys": rescue.host_keys,
+        "tries": rescue.tries,
     }
 
 

@@ -110,6 +110,26 @@ def _enabled(entry: AuditEntry) -> Event:
     return Event(entry.at, "armed", "Rescue enabled", entry.reason, facts=tuple(facts))
 
 
+def _failed(entry: AuditEntry) -> Event:
+    text = f"Its system was started {entry.details.get('tries')} times and never came up; the machine boots its disk."
+    return Event(entry.at, "refused", "Rescue failed", text)
+
+
+def _tried_again(entry: AuditEntry) -> Event:
+    return Event(entry.at, "armed", "Rescue is tried again", "From the next power-on, as often as at first.")
+
+
+def _file_damaged(entry: AuditEntry) -> Event:
+    text = (
+        f"{entry.subject} has not the bytes that were stored. Until it is uploaded again, the machine boots its disk."
+    )
+    return Event(entry.at, "refused", "A file of its rescue is damaged", text)
+
+
+def _file_repaired(entry: AuditEntry) -> Event:
+    return Event(entry.at, "ready", "A file of its rescue is whole again", entry.subject)
+
+
 def _disabled(entry: AuditEntry) -> Event:
     return Event(entry.at, "ended", "Rescue disabled", entry.reason)
 
@@ -178,6 +198,10 @@ def _other(entry: AuditEntry) -> Event:
 _DESCRIPTIONS = {
     "boot": _boot,
     "rescue_enabled": _enabled,
+    "rescue_failed": _failed,
+    "rescue_tried_again": _tried_again,
+    "rescue_file_damaged": _file_damaged,
+    "rescue_file_repaired": _file_repaired,
     "rescue_disabled": _disabled,
     "rescue_ended": _ended,
     "file_sent": _file,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from machines.boot.decide import Reason
+from machines.models.rescue_terms import MAX_TRIES
 
 if TYPE_CHECKING:
     from machines.models import AuditEntry
@@ -26,7 +27,15 @@ REASONS = {
     Reason.IDENTITY_MISSING: "The request does not say all that the machine's identity asks for.",
     Reason.IDENTITY_MISMATCH: "The request says something else than the machine's identity asks for.",
     Reason.RESCUE_USED: "The rescue was for one boot and has been used; the machine boots its disk.",
+    Reason.RESCUE_FAILED: (
+        f"The rescue system was started {MAX_TRIES} times and has not come up; the machine boots its disk until "
+        "somebody has it tried again."
+    ),
     Reason.IMAGE_UNAVAILABLE: "The image cannot be served: a file of it is lost, or it is for another architecture.",
+    Reason.IMAGE_DAMAGED: (
+        "A file of the image is damaged, or has changed and is about to be read again; the machine boots its disk. "
+        "Upload the file again."
+    ),
     Reason.RESCUE_ARMED: "Rescue is enabled; the machine is told to boot the rescue system.",
     Reason.RESCUE_BOOTING: "The rescue system is told to boot once more.",
     Reason.DATABASE_ERROR: "The site could not read its database; machines were told to boot their disks.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.core.exceptions import ValidationError
 
+from machines.models.image import DamagedFileError
 from roms.models import Build
 from roms.toolchain.option_rom import OptionROMError, pad
 
@@ -34,6 +35,6 @@ def padded(build: Build, text: str) -> bytes:
     if build.artifact.size > size:
         raise ValidationError({"pad": f"The ROM has {build.artifact.size:,} bytes, more than {size:,}."})
     try:
-        return pad(build.artifact.path.read_bytes(), size)
-    except OptionROMError as error:
+        return pad(build.artifact.contents(), size)
+    except (OptionROMError, DamagedFileError) as error:
         raise ValidationError({"pad": str(error)}) from error

@@ -67,6 +67,7 @@ API = _lines("""
     GET     /api/machines/{machine}/rescue/         view_machine
     POST    /api/machines/{machine}/rescue/         view_machine+enable_rescue
     DELETE  /api/machines/{machine}/rescue/         view_machine+enable_rescue
+    POST    /api/machines/{machine}/rescue/try-again/ view_machine+enable_rescue
     GET     /api/rescues/                           view_machine
     GET     /api/audit/                             view_auditentry
     GET     /api/sightings/                         view_sighting
@@ -155,6 +156,7 @@ PAGES = [
         for switch in ("enable", "disable")
         for method in ("GET", "POST")
     ),
+    Line("POST", f"{_MACHINES}/machine/rescue/try-again/", _SWITCH, _ORDER),
     Line("GET", f"{_MACHINES}/machine/import/", "add_machine+change_machine"),
     Line("POST", f"{_MACHINES}/machine/import/", "add_machine+change_machine"),
     Line("GET", f"{_MACHINES}/machine/export/", "view_machine|change_machine"),

@@ -148,7 +148,7 @@ class RescueImageForm(forms.ModelForm[RescueImage]):
 class RescueImageAdmin(AuditedAdmin):
     form = RescueImageForm
     inlines = (ImageFileInline,)
-    list_display = ("name", "is_default", "architecture", "reports", "contents", "description")
+    list_display = ("name", "is_default", "architecture", "reports", "contents", "whole", "description")
     search_fields = ("name", "description", "files__name", "files__stored__sha256")
     list_filter = ("architecture", "is_default", "reports")
     fieldsets = (
@@ -170,6 +170,14 @@ class RescueImageAdmin(AuditedAdmin):
             keep_uploads(request)
         return super().changeform_view(request, *args, **kwargs)
 
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> Any:
+        image = self.get_object(request, object_id) if request.method == "GET" else None
+        if image and (problem := image.problem()):
+            messages.warning(request, problem)
+        return super().change_view(request, object_id, form_url, extra_context)
+
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
         image = self.get_object(request, object_id) if request.method == "GET" else None
         if image and self.has_delete_permission(request, image):
@@ -185,6 +193,10 @@ class RescueImageAdmin(AuditedAdmin):
         if image.chain_script:
             return "iPXE script"
         return ", ".join(f"{file.name} ({filesizeformat(file.stored.size)})" for file in image.files.all())
+
+    @admin.display(description="files whole", boolean=True)
+    def whole(self, image: RescueImage) -> bool:
+        return all(file.stored.is_intact() for file in image.files.all())
 
     def described(self, obj: RescueImage) -> dict[str, Any]:
         return {**image_json(obj), "machines": [machine.name for machine in obj.machines.all()[:MACHINES_NAMED]]}

@@ -23,6 +23,7 @@ from machines.admin.preview import PreviewForm
 from machines.admin.switching import MAX_DIGITS, RescueSwitch
 from machines.admin.tables import MachineTables
 from machines.models import AllowedNetwork, MACAddress, Machine, Sighting
+from machines.models.rescue_terms import MAX_TRIES
 from machines.preview import likely_request
 from machines.smbios import is_placeholder
 from machines.timeline import machine_timeline
@@ -256,6 +257,7 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
             "may_switch": self.has_enable_rescue_permission(request),
             "unverified": machine.is_unverified,
             "identity_remarks": machine.identity_remarks(),
+            "max_tries": MAX_TRIES,
         }
 
     def get_urls(self) -> list[URLPattern]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.widgets import AdminSplitDateTime
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -119,6 +119,7 @@ class RescueSwitch:
         return [
             path("rescue/enable/", view(self.enable_view), name="machines_machine_enable"),
             path("rescue/disable/", view(self.disable_view), name="machines_machine_disable"),
+            path("rescue/try-again/", view(self.try_again_view), name="machines_machine_try_again"),
         ]
 
     @admin.action(description="Enable rescue…", permissions=["enable_rescue"])
@@ -148,6 +149,16 @@ class RescueSwitch:
             _tell(request, outcomes, "ended (the next power-on boots the disk)")
             return _done(machines)
         return self._page(request, machines, form, "disable")
+
+    def try_again_view(self, request: HttpRequest) -> HttpResponse:
+        """Forget the tries of the machines named in `ids`, whose rescue has failed."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        machines = self._chosen(request)
+        if not machines:
+            raise Http404("These machines are gone.")
+        _tell(request, _try_again(machines, actor_of(request)), "is tried again (switch off and on now)")
+        return _done(machines)
 
     def _passwords_page(self, request: HttpRequest, outcomes: Outcomes) -> HttpResponse:
         """The passwords, in this response and nowhere else: a message would be kept until somebody reads it."""
@@ -209,13 +220,22 @@ def _enable(machines: Iterable[Machine], order: RescueOrder, actor: Actor) -> Ou
 
 
 def _disable(machines: Iterable[Machine], reason: str, actor: Actor) -> Outcomes:
+    return _for_each(machines, lambda rescue: rescue.disable(actor, reason))
+
+
+def _try_again(machines: Iterable[Machine], actor: Actor) -> Outcomes:
+    return _for_each(machines, lambda rescue: rescue.try_again(actor))
+
+
+def _for_each(machines: Iterable[Machine], change: Callable[[Rescue], None]) -> Outcomes:
+    """Change the active rescue of each machine."""
     outcomes = Outcomes()
     for machine in machines:
         try:
             rescue = machine.active_rescue()
             if rescue is None:
                 raise NoActiveRescueError(machine)
-            rescue.disable(actor, reason)
+            change(rescue)
         except RescueError as error:
             outcomes.refused.append(str(error))
         else:

@@ -54,7 +54,7 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
 
     @property
     def permissions(self) -> dict[str, str | tuple[str, ...]]:
-        if self.action in {"rescue", "enable", "disable"}:
+        if self.action in {"rescue", "enable", "disable", "try_again"}:
             switch = ("machines.view_machine", ENABLE_RESCUE)
             return {"GET": "machines.view_machine", "POST": switch, "DELETE": switch}
         return {
@@ -146,17 +146,37 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
     )
     @rescue.mapping.delete
     def disable(self, request: Request, name: str) -> Response:
-        machine = self.get_object()
+        rescue = self._active_rescue()
         order = serializers.DisableSerializer(data=request.data)
         order.is_valid(raise_exception=True)
         try:
-            rescue = machine.rescues.active().select_related("machine").first()
-            if rescue is None:
-                raise NoActiveRescueError(machine)
             rescue.disable(actor_of(request), order.validated_data.get("reason", ""))
         except RescueError as error:
             raise ConflictError(str(error)) from error
         return Response(serializers.RescueSerializer(rescue).data)
+
+    @extend_schema(
+        summary="Try a rescue again whose system never came up",
+        request=None,
+        responses={200: serializers.RescueSerializer},
+        filters=False,
+    )
+    @action(detail=True, methods=["post"], url_path="rescue/try-again")
+    def try_again(self, request: Request, name: str) -> Response:
+        rescue = self._active_rescue()
+        try:
+            rescue.try_again(actor_of(request))
+        except RescueError as error:
+            raise ConflictError(str(error)) from error
+        return Response(serializers.RescueSerializer(rescue).data)
+
+    def _active_rescue(self) -> Rescue:
+        """The machine's active rescue. Raises ConflictError."""
+        machine: Machine = self.get_object()
+        rescue = machine.rescues.active().select_related("machine").first()
+        if rescue is None:
+            raise ConflictError(str(NoActiveRescueError(machine)))
+        return rescue
 
     # What it would be told, and what happened to it
 

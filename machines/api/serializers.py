@@ -14,7 +14,7 @@ from machines import representation
 from machines.models import Actor, AuditEntry, ImageFile, Machine, Rescue, RescueImage, Sighting, StoredFile
 from machines.models.identity import IDENTITY_NAMES
 from machines.models.image import Upload
-from machines.models.rescue_terms import MAX_REASON, RescueOrder
+from machines.models.rescue_terms import MAX_REASON, MAX_TRIES, RescueOrder
 from machines.timeline import Event
 from rescuesite.api.errors import renamed
 from rescuesite.api.serializers import OrderSerializer
@@ -150,6 +150,9 @@ class RescueSerializer(serializers.Serializer[Rescue]):
     end_cause = serializers.ChoiceField(Rescue.EndCause.choices, allow_null=True)
     address = serializers.CharField(allow_null=True, help_text="Where to log in, once it is up.")
     host_keys = serializers.ListField(child=serializers.CharField(), help_text="OpenSSH's, as reported.")
+    tries = serializers.IntegerField(
+        help_text=f"Power-ons that got its script since it was last up; after {MAX_TRIES} the machine boots its disk."
+    )
 
     def to_representation(self, instance: Rescue) -> dict[str, Any]:
         return representation.rescue_json(instance)

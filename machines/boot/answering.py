@@ -168,6 +168,10 @@ def _record_known(asked: BootRequest, decided: Answer, machine: Machine) -> None
         assert rescue is not None
         if not rescue.use_up(now):
             raise ChangedMeanwhileError
+    elif decided.reason is Reason.RESCUE_FAILED:
+        assert rescue is not None
+        if not rescue.fail(now):
+            raise ChangedMeanwhileError
     if machine.believes(asked):
         LastContact.note(machine, asked, now)
     columns = _columns(asked, decided.reason)

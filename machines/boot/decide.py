@@ -27,7 +27,9 @@ class Reason(StrEnum):
     IDENTITY_MISSING = "identity_missing"
     IDENTITY_MISMATCH = "identity_mismatch"
     RESCUE_USED = "rescue_used"
+    RESCUE_FAILED = "rescue_failed"
     IMAGE_UNAVAILABLE = "image_unavailable"
+    IMAGE_DAMAGED = "image_damaged"
     RESCUE_ARMED = "rescue_armed"
     RESCUE_BOOTING = "rescue_booting"
     # Around the decision, not of it:
@@ -56,7 +58,10 @@ class RescueFacts:
     state: str
     expired: bool = False
     one_boot: bool = True
+    #: Its system was started as often as it may be, and never came up.
+    failed: bool = False
     image_available: bool = True
+    image_damaged: bool = False
     architecture: str = "x86_64"
 
 
@@ -84,10 +89,18 @@ def decide(asked: BootRequest, machine: MachineFacts | None) -> Reason:
         return objection
     if objection := identity_objection(asked, machine.identity):
         return objection
+    return _what_the_rescue_gives(rescue, asked.value("buildarch"))
+
+
+def _what_the_rescue_gives(rescue: RescueFacts, buildarch: str) -> Reason:
     if rescue.state == "up" and rescue.one_boot:
         return Reason.RESCUE_USED
-    if not rescue.image_available or not architecture_fits(asked.value("buildarch"), rescue.architecture):
+    if rescue.failed:
+        return Reason.RESCUE_FAILED
+    if not rescue.image_available or not architecture_fits(buildarch, rescue.architecture):
         return Reason.IMAGE_UNAVAILABLE
+    if rescue.image_damaged:
+        return Reason.IMAGE_DAMAGED
     return Reason.RESCUE_ARMED if rescue.state == "armed" else Reason.RESCUE_BOOTING
 
 

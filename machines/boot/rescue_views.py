@@ -22,6 +22,7 @@ from machines.boot.http import base_url, boot_deadline, method_not_allowed, not_
 from machines.boot.recorder import recorder
 from machines.boot.reports import MAX_BODY, ReportError, read_report
 from machines.boot.sending import send
+from machines.integrity import Condition
 from machines.models import Rescue, StoredFile
 from machines.models.rescue_terms import Heard, UpReport
 from rescuesite.client_address import source_of
@@ -82,7 +83,12 @@ def _content(request: HttpRequest, rescue: Rescue, name: str) -> StoredFile | Ht
         return text(authorized_keys(rescue))
     if name == script.CHAIN and rescue.chain_script:
         return text(rescue.chain_script)
-    return next((file.stored for file in rescue.files.all() if file.name == name), None)
+    stored = next((file.stored for file in rescue.files.all() if file.name == name), None)
+    if stored and (condition := stored.condition()) is not Condition.WHOLE:
+        # The script goes on to the disk; a damaged kernel would die without a word.
+        logger.error("a rescue file cannot be read as it was stored: %s of %s is %s", name, rescue.machine, condition)
+        return None
+    return stored
 
 
 def report_up(request: HttpRequest, token: str) -> HttpResponse:

@@ -29,6 +29,8 @@ ASK_TIMEOUT = 8
 FILE_TIMEOUT = 10
 #: Seconds between the first try and the second, and between that and the last.
 _PAUSES = (1, 3)
+#: Seconds after which a kernel that has panicked reboots, unless the image's command line says otherwise.
+PANIC = 60
 #: What a rescue mostly fetches: kernel, one initrd, its archive, `ready`.
 USUAL_FILES = 4
 
@@ -131,7 +133,9 @@ def pass_through(reason: Reason) -> str:
 #: Only what comes after the address rule, or says nothing of any machine: strangers read these scripts too.
 _EXPLANATIONS = {
     Reason.RESCUE_USED: "The rescue of this machine was for one boot and has been used",
+    Reason.RESCUE_FAILED: "The rescue system of this machine was started several times and never came up",
     Reason.IMAGE_UNAVAILABLE: "A rescue is enabled but its image cannot be served to this machine",
+    Reason.IMAGE_DAMAGED: "A rescue is enabled but a file of its image is damaged",
     Reason.DATABASE_ERROR: "The rescue site cannot read its database",
     Reason.INTERNAL_ERROR: "The rescue site made an error",
 }
@@ -184,8 +188,10 @@ def question(address: str, settings: Mapping[str, str] = SETTINGS, *, mac: str =
 
 
 def _kernel(plan: BootPlan) -> list[str]:
+    own_panic = any(word.startswith("panic=") for word in plan.command_line.split())
     arguments = [
         plan.command_line.replace(URL, f"{plan.site}/boot/{plan.token}"),
+        "" if own_panic else f"panic={PANIC}",
         f"BOOTIF=01-{hyphenated(plan.mac)}",
         *(f"initrd={name}" for name in plan.archives),
     ]

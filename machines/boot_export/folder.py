@@ -119,7 +119,8 @@ def _put_script(path: Path, text: str, changes: Changes) -> None:
 def _put_file(path: Path, content: StoredFile | bytes, folder: Path, changes: Changes) -> None:
     _make(path.parent)
     if isinstance(content, StoredFile):
-        there = path.is_file() and path.stat().st_size == content.size
+        # A copy has its original's time: one that somebody wrote to since is copied anew.
+        there = path.is_file() and path.stat().st_size == content.size and _time(path) == _time(content.path)
     else:
         there = path.is_file() and path.read_bytes() == content
     if there:
@@ -148,6 +149,8 @@ def _write(path: Path, content: Path | bytes) -> None:
             if isinstance(content, Path):
                 with content.open("rb") as source:
                     shutil.copyfileobj(source, target, 1024 * 1024)
+                target.flush()
+                os.utime(target.fileno(), ns=(_time(content), _time(content)))
             else:
                 target.write(content)
             target.flush()
@@ -155,6 +158,10 @@ def _write(path: Path, content: Path | bytes) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _time(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _discard_drafts(folder: Path) -> None:

@@ -65,8 +65,9 @@ def _script(rescue: Rescue | None, mac: str, site: str, export: BootExport, now:
     if not with_files:
         # Also when its one boot was used: the site says so then, and ends the rescue.
         return script.send_on(f"{site}/boot", mac)
-    if not rescue.facts(now).image_available:
-        export.warnings.append(f"{name}: files of its rescue are missing; its script boots the disk.")
+    facts = rescue.facts(now)
+    if not facts.image_available or facts.image_damaged:
+        export.warnings.append(f"{name}: files of its rescue are missing or damaged; its script boots the disk.")
         return script.pass_through(Reason.IMAGE_UNAVAILABLE)
     if objection := _needs_site(rescue):
         export.warnings.append(f"{name}: {objection}; its script sends it on to the site instead.")

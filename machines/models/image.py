@@ -9,7 +9,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,9 @@ from django.db import models, transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from machines import integrity
 from machines.boot import script
+from machines.integrity import Condition
 from machines.models.audit import Actor, AuditEntry, differences
 from rescuesite import locks
 from rescuesite.data_directory import same_owner
@@ -28,6 +30,10 @@ from rescuesite.data_directory import same_owner
 #: A command line longer than this is cut by the x86 kernel (COMMAND_LINE_SIZE), less what the site appends.
 MAX_COMMAND_LINE = 1800
 MAX_CHAIN_SCRIPT = 64 * 1024
+#: A file's bytes are read again after this time, however it looks.
+READ_AGAIN = timedelta(days=1)
+#: Up to this many bytes are read wherever a changed file is met (some 50 ms), more by the worker: nobody waits for it.
+READ_AT_ONCE = 16 << 20
 #: So many of the machines that name an image its audit entries name in turn.
 MACHINES_NAMED = 200
 #: Folders are for systems that look for their files below an address, such as sysresccd/x86_64/airootfs.sfs.
@@ -64,12 +70,36 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
                 Path(draft).chmod(0o640)
                 Path(draft).replace(stored.path)
                 sync_directory(stored.path.parent)
-                # Young again: it is about to be named by an image.
-                return self.update_or_create(
-                    sha256=stored.sha256, defaults={"size": size, "created_at": timezone.now()}
-                )[0]
+                return self._keep(stored)
         finally:
             Path(draft).unlink(missing_ok=True)
+
+    def _keep(self, draft: StoredFile) -> StoredFile:
+        """The row of a file that lies in its place now; whatever was wrong with its bytes is mended."""
+        now = timezone.now()
+        # Young again: it is about to be named by an image.
+        values = {"size": draft.size, "created_at": now, "read_at": now, "looks": integrity.look(draft.path)[1]}
+        with transaction.atomic():
+            was_damaged = self.filter(sha256=draft.sha256, damaged_at__isnull=False).exists()
+            stored, _ = self.update_or_create(sha256=draft.sha256, defaults=values | {"damaged_at": None})
+            if was_damaged:
+                stored.record("file_repaired")
+        return stored
+
+    def read_changed(self) -> None:
+        """Read those again that look otherwise than when they were last read."""
+        for stored in self.all():
+            if stored.looks_changed():
+                stored.read_again()
+
+    def due(self, now: datetime | None = None) -> StoredFile | None:
+        """The file that was not read for longest, if that is more than a day."""
+        before = (now or timezone.now()) - READ_AGAIN
+        return self.filter(Q(read_at__isnull=True) | Q(read_at__lt=before)).order_by("read_at").first()
+
+    def damaged(self) -> StoredFileQuerySet:
+        """Those whose bytes are not those of their SHA-256, as far as they were read."""
+        return self.filter(damaged_at__isnull=False)
 
     def discard_unused(self, older_than: timedelta = timedelta(hours=1)) -> int:
         """Remove the files that nothing refers to any more; return how many.
@@ -128,6 +158,11 @@ class StoredFile(models.Model):
     sha256 = models.CharField("SHA-256", max_length=64, unique=True)
     size = models.PositiveBigIntegerField(help_text="in bytes")
     created_at = models.DateTimeField(default=timezone.now)
+    #: When its bytes were last read, and how the file looked then (integrity.look); empty where nobody has yet.
+    read_at = models.DateTimeField(null=True, editable=False)
+    looks = models.CharField(max_length=100, blank=True, editable=False)
+    #: When its bytes were found not to be those of its SHA-256.
+    damaged_at = models.DateTimeField(null=True, editable=False)
 
     objects = StoredFileQuerySet.as_manager()
 
@@ -145,12 +180,66 @@ class StoredFile(models.Model):
     def path(self) -> Path:
         return Path(settings.RESCUESITE_DATA_DIR) / "files" / self.relative_path
 
-    def is_intact(self) -> bool:
-        """Whether the file is there in its full length; its contents are not read."""
+    def condition(self) -> Condition:
+        """How the file stands, by what was last read of it; only a small one that has changed is read now."""
         try:
-            return self.path.stat().st_size == self.size
+            size, looks = integrity.look(self.path)
+        except OSError:
+            return Condition.LOST
+        if size != self.size:
+            return Condition.LOST
+        if looks == self.looks or not self.looks:
+            return Condition.DAMAGED if self.damaged_at else Condition.WHOLE
+        return integrity.read_once(self.path, self.sha256, looks) if size <= READ_AT_ONCE else Condition.CHANGED
+
+    def is_intact(self) -> bool:
+        return self.condition() is Condition.WHOLE
+
+    def looks_changed(self) -> bool:
+        """Whether it is there, and looks otherwise than when it was last read."""
+        try:
+            return integrity.look(self.path) != (self.size, self.looks)
         except OSError:
             return False
+
+    def contents(self) -> bytes:
+        """All of its bytes, for what is too dear to do with others. Raises DamagedFileError, or OSError."""
+        contents = self.path.read_bytes()
+        if hashlib.sha256(contents).hexdigest() != self.sha256:
+            raise DamagedFileError(f"The stored file {self} is damaged: its contents are not those of its SHA-256.")
+        return contents
+
+    def read_again(self, **pace: Any) -> None:
+        """Read its bytes, remember what was found, and tell of what is new; `pace` as integrity.read takes it."""
+        try:
+            found, looks = integrity.read(self.path, **pace)
+        except OSError:
+            return
+        now = timezone.now()
+        damaged_at = None if found == self.sha256 else self.damaged_at or now
+        seen = StoredFile.objects.filter(pk=self.pk, looks=self.looks, damaged_at=self.damaged_at)
+        is_news = (damaged_at is None) != (self.damaged_at is None)
+        with transaction.atomic():
+            # Not where somebody has stored or read it meanwhile.
+            if not seen.update(read_at=now, looks=looks, damaged_at=damaged_at):
+                return
+            self.read_at, self.looks, self.damaged_at = now, looks, damaged_at
+            if is_news:
+                self.record("file_damaged" if damaged_at else "file_repaired")
+
+    def record(self, action: str) -> None:
+        """Write down, and tell, what became of its bytes: once for all that use it, and for each rescue that does."""
+        images = [f"{file.image.name}: {file.name}" for file in self.image_files.select_related("image")]
+        details = {"sha256": self.sha256, "size": self.size, "images": images}
+        AuditEntry.objects.record(action, subject=", ".join(images)[:150] or self.sha256, details=details)
+        for file in self.rescue_files.select_related("rescue__machine"):
+            AuditEntry.objects.record(
+                f"rescue_{action}", machine=file.rescue.machine, rescue=file.rescue, subject=file.name
+            )
+
+
+class DamagedFileError(Exception):
+    """A stored file does not have the bytes that were stored; the message says which."""
 
 
 class Upload(NamedTuple):
@@ -361,14 +450,21 @@ class RescueImage(models.Model):
         kinds = {file.kind for file in files}
         if not self.chain_script and ImageFile.Kind.KERNEL not in kinds:
             return f"Image “{self.name}” has no kernel; upload one."
-        if missing := [file.name for file in files if not file.stored.is_intact()]:
-            return f"Image “{self.name}” has lost {', '.join(missing)} from the data directory; upload it again."
+        conditions = {file.name: file.stored.condition() for file in files}
+        if lost := [name for name, condition in conditions.items() if condition is Condition.LOST]:
+            return f"Image “{self.name}” has lost {', '.join(lost)} from the data directory; upload it again."
+        if damaged := [name for name, condition in conditions.items() if condition is Condition.DAMAGED]:
+            return f"Image “{self.name}”: {', '.join(damaged)} is damaged in the data directory; upload it again."
         served = {file.name for file in files} | {script.ARCHIVE, script.KEYS, script.UP, ""}
         for name in _BEHIND_URL.findall(self.command_line):
             # What ends in a slash, or begins a name, is for the booted system to complete.
             if name.strip("/") not in served and not any(one.startswith(name) for one in served):
                 return f"Image “{self.name}” has no file “{name}”, which its command line names; upload it."
         return None
+
+    def read_changed(self) -> None:
+        """Read those of its files again that have changed. Not in a transaction: others would wait for it."""
+        StoredFile.objects.filter(image_files__image=self).read_changed()
 
     def attach(self, kind: str, chunks: Iterable[bytes], name: str = "") -> ImageFile:
         """Store the bytes of `chunks` and attach them, once their name is known to be good; see `attach_stored`."""

@@ -20,15 +20,19 @@ from django.utils import timezone
 from machines.addresses import IPAddress, parse_ip
 from machines.boot import script
 from machines.boot.decide import Reason, RescueFacts, address_objection
+from machines.integrity import Condition
 from machines.models.audit import Actor, AuditEntry
 from machines.models.image import MAX_COMMAND_LINE, ImageFile, RescueImage, StoredFile
 from machines.models.machine import Machine
 from machines.models.rescue_terms import (
     MAX_REASON,
+    MAX_TRIES,
+    SAME_POWER_ON,
     EndCause,
     Heard,
     Lifetime,
     NoActiveRescueError,
+    NotTriedError,
     NoUsableImageError,
     RescueActiveError,
     RescueOrder,
@@ -48,6 +52,8 @@ SILENT_START = timedelta(seconds=120)
 
 #: The columns that describe a running rescue system, as they are while none runs.
 _NOT_UP: dict[str, Any] = {"boot_id": "", "address": None, "hostname": "", "host_keys": []}
+#: … and those that count how often it was started, as they are before the first time.
+_NOT_TRIED: dict[str, Any] = {"tries": 0, "tried_at": None, "failed_at": None}
 
 
 class RescueQuerySet(models.QuerySet["Rescue"]):
@@ -105,9 +111,12 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
             raise ValidationError(
                 {"password": f"{machine.name} is unverified: whoever knows its MAC address would be given the hash."}
             )
+        image = order.image or machine.image or RescueImage.objects.default()
+        if image:
+            image.read_changed()
         with transaction.atomic():
             Machine.objects.lock(machine)
-            image = self._usable_image(order.image or machine.image or RescueImage.objects.default())
+            image = self._usable_image(image)
             earlier = machine.rescues.unended().first()
             if earlier and not (earlier.standing(now).is_ended and earlier.expire(now)):
                 raise RescueActiveError(machine, earlier)
@@ -224,6 +233,12 @@ class Rescue(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True)
     end_cause = models.CharField(max_length=9, choices=EndCause, blank=True)
 
+    #: Power-ons that got its script since it was enabled, was last up, or staff had it tried again; the latest of them;
+    #: and when the machine was first told to boot its disk because these were too many.
+    tries = models.PositiveSmallIntegerField(default=0)
+    tried_at = models.DateTimeField(null=True, blank=True)
+    failed_at = models.DateTimeField(null=True, blank=True)
+
     boot_id = models.CharField(max_length=64, blank=True)
     address = models.GenericIPAddressField(null=True, blank=True)
     hostname = models.CharField(max_length=253, blank=True)
@@ -293,13 +308,28 @@ class Rescue(models.Model):
     def facts(self, now: datetime) -> RescueFacts:
         """What `decide` needs to know."""
         standing = self.standing(now)
+        conditions = {file.stored.condition() for file in self.files.all()}
         return RescueFacts(
             state=standing.state,
             expired=standing.is_ended,
             one_boot=self.lifetime == self.Lifetime.ONE_BOOT,
-            image_available=all(file.stored.is_intact() for file in self.files.all()),
+            failed=self.has_failed(now),
+            image_available=Condition.LOST not in conditions,
+            image_damaged=not conditions <= {Condition.WHOLE, Condition.LOST},
             architecture=self.architecture,
         )
+
+    def has_failed(self, now: datetime | None = None) -> bool:
+        """Whether its system was started as often as it may be, and has not come up.
+
+        Who asks again within the latest power-on still gets the script: that answer may have been lost.
+        """
+        now = now or timezone.now()
+        booting = self.standing(now).state == self.State.BOOTING
+        return booting and self.tries >= MAX_TRIES and not self._is_same_power_on(now)
+
+    def _is_same_power_on(self, now: datetime) -> bool:
+        return self.tried_at is not None and timedelta(0) <= now - self.tried_at < SAME_POWER_ON
 
     def plan(
         self, mac: str, *, site: str, token: str | None = None, elsewhere: Mapping[str, str] | None = None
@@ -337,7 +367,11 @@ class Rescue(models.Model):
 
     def warnings(self) -> list[str]:
         """What the person who enables this rescue should know before somebody walks to the machine."""
-        found = []
+        found = [
+            f"The image's {file.name} {_WRONG[condition]}: until that is mended, {self.machine.name} boots its disk."
+            for file in self.files.select_related("stored")
+            if (condition := file.stored.condition()) is not Condition.WHOLE
+        ]
         if not self.password_hash and not self.authorized_keys().exists():
             found.append(
                 "No SSH key will be delivered: nobody who may log in has added one. Add yours before the machine boots."
@@ -362,7 +396,8 @@ class Rescue(models.Model):
         """A script that boots this rescue is about to leave. False where somebody changed the rescue meanwhile.
 
         From up, a new boot begins. A script asked for again while booting keeps `ready_at`: the system that an
-        earlier script started may be about to report.
+        earlier script started may be about to report. It counts as another try only after a minute, so that what one
+        power-on asks again is one try; nor does a machine that resets at once use its tries up any faster.
         """
         changes: dict[str, Any] = {
             "served_at": now,
@@ -370,7 +405,9 @@ class Rescue(models.Model):
             "served_mac": mac,
         }
         if self.standing(now).state == self.State.UP:
-            changes |= {"ready_at": None, "up_at": None, **_NOT_UP}
+            changes |= {"ready_at": None, "up_at": None, **_NOT_UP, **_NOT_TRIED, "tries": 1, "tried_at": now}
+        elif not self._is_same_power_on(now):
+            changes |= {"tries": self.tries + 1, "tried_at": now}
         return self._change(state=self.State.BOOTING, **changes)
 
     def arrives_with(self, name: str) -> bool:
@@ -429,7 +466,7 @@ class Rescue(models.Model):
                 "hostname": report.hostname,
                 "host_keys": list(report.host_keys),
             }
-            if not self._change(state=self.State.UP, up_at=now, **told):
+            if not self._change(state=self.State.UP, up_at=now, **told, **_NOT_TRIED):
                 return Heard.CHANGED_MEANWHILE
             self._record_report("up", report, now, source)
         return Heard.FIRST
@@ -453,6 +490,40 @@ class Rescue(models.Model):
                 **({"not_understood": list(report.not_understood)} if report.not_understood else {}),
             },
         )
+
+    def fail(self, now: datetime) -> bool:
+        """The machine is told to boot its disk, as its system never came up. False where this rescue changed meanwhile.
+
+        The first time, it is written down and told.
+        """
+        if self.failed_at:
+            return True
+        if not self._change(failed_at=now):
+            return False
+        AuditEntry.objects.record(
+            "rescue_failed", machine=self.machine, rescue=self, at=now, details={"tries": self.tries}
+        )
+        return True
+
+    def try_again(self, actor: Actor) -> None:
+        """Forget the tries: from its next power-on the machine boots the rescue system again, as often as at first.
+
+        Raises NoActiveRescueError, or NotTriedError where there is nothing to forget.
+        """
+        with transaction.atomic():
+            while True:
+                standing = self.standing()
+                if standing.is_ended:
+                    raise NoActiveRescueError(self.machine)
+                if standing.state != self.State.BOOTING or not self.tries:
+                    raise NotTriedError(self.machine)
+                tries = self.tries
+                if self._change(**_NOT_TRIED):
+                    break
+                self.refresh_from_db()
+            AuditEntry.objects.record(
+                "rescue_tried_again", actor=actor, machine=self.machine, rescue=self, details={"tries": tries}
+            )
 
     def use_up(self, now: datetime) -> bool:
         """The machine boots again after its one boot. False where this rescue changed meanwhile."""
@@ -511,6 +582,14 @@ class Rescue(models.Model):
         for name, value in changes.items():
             setattr(self, name, value)
         return True
+
+
+#: What is wrong with a file, for people.
+_WRONG = {
+    Condition.LOST: "is lost from the data directory",
+    Condition.DAMAGED: "is damaged; upload it again",
+    Condition.CHANGED: "has changed, and the worker is about to read it again",
+}
 
 
 class RescueFile(models.Model):

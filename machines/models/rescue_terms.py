@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from machines.models.rescue import Rescue
 
 MAX_REASON = 500
+#: So often its system is started without coming up; from then on the machine boots its disk.
+MAX_TRIES = 5
+#: Scripts that a machine asks for within this time belong to one power-on, and count as one try.
+SAME_POWER_ON = timedelta(minutes=1)
 
 
 class State(models.TextChoices):
@@ -61,6 +65,13 @@ class RescueActiveError(RescueError):
             else ""
         )
         super().__init__(f"A rescue of {machine.name} is active already{whose}. Disable it first.")
+
+
+class NotTriedError(RescueError):
+    """There is no try that could be forgotten."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(f"The rescue of {machine.name} has not been tried since it was enabled, or last up.")
 
 
 class NoActiveRescueError(RescueError):

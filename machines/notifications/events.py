@@ -17,8 +17,10 @@ class Event(models.TextChoices):
     ENABLED = "rescue.enabled", "rescue enabled"
     UP = "rescue.up", "rescue system is up"
     ENDED = "rescue.ended", "rescue ended"
+    FAILED = "rescue.failed", "a machine boots its disk though in rescue: image damaged, or the system never came up"
     OVERDUE = "rescue.overdue", "rescue system is not up after so many minutes"
     REFUSED = "rescue.refused", "a request for a machine in rescue was refused"
+    DAMAGED = "image.damaged", "a stored file, of a rescue image or a ROM, is damaged"
     JOB_FINISHED = "job.finished", "a build or flash job has succeeded"
     JOB_FAILED = "job.failed", "a build or flash job has failed, or lost its worker"
 
@@ -31,6 +33,9 @@ _ACTIONS = {
     "up": Event.UP,
     "rescue_disabled": Event.ENDED,
     "rescue_ended": Event.ENDED,
+    "rescue_failed": Event.FAILED,
+    "rescue_file_damaged": Event.FAILED,
+    "file_damaged": Event.DAMAGED,
     "file_refused": Event.REFUSED,
     # A second system with the token of a rescue that is up.
     "up_refused": Event.REFUSED,
@@ -41,6 +46,8 @@ _JOB_OUTCOMES = {
     "errored": Event.JOB_FAILED,
     "lost": Event.JOB_FAILED,
 }
+#: Reasons of an answer that staff would not expect of a machine in rescue.
+_BROKEN = {"image_unavailable", "image_damaged"}
 _END_CAUSES = {
     "next_boot": "it has booted again",
     "expired": "its time is over",
@@ -50,16 +57,25 @@ _END_CAUSES = {
 def event_of(entry: AuditEntry) -> Event | None:
     """What an audit entry is to others; None for most."""
     if entry.action == "boot":
-        return Event.REFUSED if entry.outcome == "refused" and entry.rescue_pk else None
+        return _boot_event(entry) if entry.rescue_pk else None
     if entry.action in {"build_finished", "flash_finished"}:
         return _JOB_OUTCOMES.get(entry.outcome)
     return _ACTIONS.get(entry.action)
+
+
+def _boot_event(entry: AuditEntry) -> Event | None:
+    if entry.outcome == "refused":
+        return Event.REFUSED
+    return Event.FAILED if entry.reason in _BROKEN else None
 
 
 def key_of(event: Event, entry: AuditEntry) -> str:
     """What makes this event this one; a rule tells of it once. A rescue ends once, whoever notices it first."""
     if event is Event.ENDED:
         return ended_key(entry.rescue_pk)
+    if event is Event.FAILED and entry.action != "rescue_failed":
+        # Found by the worker, or met by the machine, at each of its power-ons.
+        return f"{event}:{entry.rescue_pk}:image"
     return f"{event}:{entry.pk}"
 
 
@@ -81,6 +97,12 @@ def sentence(event: str, machine: str, rescue: Mapping[str, Any] | None, audit: 
         case Event.ENDED:
             cause = _END_CAUSES.get(str(rescue.get("end_cause")))
             return f"{machine}: rescue ended, {cause}" if cause else f"{machine}: rescue disabled{by}{reason}"
+        case Event.FAILED:
+            never_up = audit.get("action") == "rescue_failed"
+            why = "its system never came up" if never_up else "a file of its image is damaged or lost"
+            return f"{machine}: the rescue has failed, {why}"
+        case Event.DAMAGED:
+            return f"A stored file is damaged: {audit.get('details', {}).get('subject')}"
         case Event.OVERDUE:
             return f"{machine}: the rescue system is not up yet ({rescue.get('state')})"
         case Event.REFUSED:

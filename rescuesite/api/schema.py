@@ -46,7 +46,7 @@ def add_errors(result: dict[str, Any], generator: Any, request: Any, public: boo
             asks = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "query"}
             possible = {"401", "403", "429"} | ({"404"} if "{" in path or "page" in asks else set())
             possible |= {"400"} if asks or method in {"post", "put", "patch"} else set()
-            possible |= {"409"} if path.endswith(("/cancel/", "/retry/")) else set()
+            possible |= {"409"} if path.endswith(("/cancel/", "/retry/", "/try-again/")) else set()
             possible |= {"409"} if path.endswith("/rescue/") and method in {"post", "delete"} else set()
             for code in sorted(possible):
                 name, text = _ERRORS[code]

@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
-from machines.models.image import StoredFile
+from machines.models.image import DamagedFileError, StoredFile
 from roms.jobs.running import Run
 from roms.models import FlashJob, JobState
 from roms.models.flash import FlashKind
@@ -82,10 +82,10 @@ class FlashRun(Run[FlashJob], Listener):
             assert job.restores
             assert job.restores.backup
             self._check_chip(job.restores, chip)
-            return job.restores.backup.path.read_bytes()
+            return job.restores.backup.contents()
         assert job.build
         assert job.build.artifact
-        rom = job.build.artifact.path.read_bytes()
+        rom = job.build.artifact.contents()
         check_fits(rom, job.card.vendor, job.card.device, chip.size)
         return pad(rom, chip.size)
 
@@ -119,7 +119,7 @@ class FlashRun(Run[FlashJob], Listener):
         except FlashFailedError as error:
             self._results(phase=error.phase)
             self.end(JobState.FAILED, str(error), chip_state=error.state)
-        except (FlashError, OptionROMError) as error:
+        except (FlashError, OptionROMError, DamagedFileError) as error:
             self.end(JobState.FAILED, str(error))
         except ProgramMissingError as error:
             self.end(JobState.ERRORED, f"{error} Install it: apt-get install flashrom")

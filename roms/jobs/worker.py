@@ -15,6 +15,7 @@ from django_tasks.base import TaskResultStatus
 from django_tasks_db.management.commands.db_worker import Worker
 from django_tasks_db.models import DBTaskResult
 
+from machines.file_checker import FileChecker
 from machines.notifications.notifier import Notifier
 from roms.jobs.running import shutting_down
 from roms.models import Build, FlashJob, Job, JobState, Station
@@ -47,6 +48,7 @@ class ROMWorker(Worker):
         # A station elsewhere may reach the database alone.
         self._notifies = BUILDS in queue_names
         self._notifier = Notifier()
+        self._checker = FileChecker()
 
     def shutdown(self, signum: int, frame: FrameType | None) -> None:
         shutting_down.set()
@@ -65,11 +67,13 @@ class ROMWorker(Worker):
         keeper.start()
         if self._notifies:
             self._notifier.start()
+            self._checker.start()
         try:
             super().run()
         finally:
             self._ended.set()
             self._notifier.stop()
+            self._checker.stop()
 
     def _look_after(self) -> None:
         try:

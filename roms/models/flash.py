@@ -142,7 +142,7 @@ class FlashJob(Job):
             if self.restores is None or self.restores.backup is None:
                 return {"restores": "Choose a flash job that saved the chip's contents."}
             if not self.restores.backup.is_intact():
-                return {"restores": "The saved contents are gone from the data directory."}
+                return {"restores": "The saved contents are gone from the data directory, or damaged there."}
             return self._wrong_backup(self.restores)
         return {}
 
@@ -163,7 +163,7 @@ class FlashJob(Job):
         if build.state != JobState.SUCCEEDED or build.artifact is None:
             return {"build": "This build has no ROM: it did not succeed."}
         if not build.artifact.is_intact():
-            return {"build": "The ROM of this build is gone from the data directory; build it again."}
+            return {"build": "The ROM of this build is gone from the data directory, or damaged there; build it again."}
         if build.card is None or build.card.pci_id != self.card.pci_id:
             return {"build": f"This ROM is for {build.card}, not for {self.card}."}
         if self.card.chip_size and (message := build.too_large_for(self.card.chip_size)):

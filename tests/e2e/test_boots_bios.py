@@ -50,7 +50,7 @@ def test_a_machine_with_rescue_enabled_boots_the_rescue_kernel(rescued: Rescued)
 
 def test_the_rescue_kernel_gets_the_command_line_with_the_card_and_the_initrds(rescued: Rescued) -> None:
     server, _ = rescued
-    expected = f"console=ttyS0 quiet BOOTIF=01-{MAC.replace(':', '-')} initrd=initrd initrd=rescue.cpio"
+    expected = f"console=ttyS0 quiet panic=60 BOOTIF=01-{MAC.replace(':', '-')} initrd=initrd initrd=rescue.cpio"
     found = re.search(r"RESCUE-CMDLINE (?:kernel )?(.*?)\r?\n", server.text)
     assert found
     assert found.group(1) == expected

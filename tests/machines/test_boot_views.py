@@ -105,7 +105,7 @@ def test_a_machine_with_a_rescue_boots_it(client: Client, machine: Machine, imag
     rescue = enable(machine)
     lines = ask(client).splitlines()
     assert f"kernel --name kernel --timeout 10000 /boot/{rescue.token}/kernel || goto failed" in lines
-    assert "imgargs kernel console=ttyS0 BOOTIF=01-00-02-b3-9d-94-8c initrd=initrd initrd=rescue.cpio" in lines
+    assert "imgargs kernel console=ttyS0 panic=60 BOOTIF=01-00-02-b3-9d-94-8c initrd=initrd initrd=rescue.cpio" in lines
 
 
 def test_bootif_names_the_card_that_asked(client: Client, machine: Machine, image: RescueImage) -> None:

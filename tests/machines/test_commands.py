@@ -187,6 +187,7 @@ def test_rescue_enable_arms_the_machine(machine: Machine, image: RescueImage) ->
         "end_cause": None,
         "address": None,
         "host_keys": [],
+        "tries": 0,
     }
     assert rescue.enabled_by_name.startswith("console:")
 

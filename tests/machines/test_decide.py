@@ -58,7 +58,9 @@ TABLE: list[tuple[Reason, Callable[[Case], Case]]] = [
     (Reason.IDENTITY_MISSING, lambda case: replace(case, identity={**case.identity, "serial": "s-1"})),
     (Reason.IDENTITY_MISMATCH, lambda case: replace(case, identity={**case.identity, "uuid": "u-2"})),
     (Reason.RESCUE_USED, lambda case: case.with_rescue(state="up", one_boot=True)),
+    (Reason.RESCUE_FAILED, lambda case: case.with_rescue(failed=True)),
     (Reason.IMAGE_UNAVAILABLE, lambda case: case.with_rescue(image_available=False)),
+    (Reason.IMAGE_DAMAGED, lambda case: case.with_rescue(image_damaged=True)),
 ]
 
 
@@ -93,7 +95,9 @@ def test_the_reasons_are_listed_in_the_contracts_order() -> None:
         "identity_missing",
         "identity_mismatch",
         "rescue_used",
+        "rescue_failed",
         "image_unavailable",
+        "image_damaged",
         "rescue_armed",
         "rescue_booting",
         "database_error",

@@ -39,7 +39,7 @@ initrd --name rescue.cpio --timeout 10000 /boot/tok/rescue.cpio && goto got-resc
 sleep 3
 initrd --name rescue.cpio --timeout 10000 /boot/tok/rescue.cpio || goto failed
 :got-rescue.cpio
-imgargs kernel console=ttyS0 quiet BOOTIF=01-00-02-b3-9d-94-8c initrd=initrd initrd=initrd-2 initrd=rescue.cpio
+imgargs kernel console=ttyS0 quiet panic=60 BOOTIF=01-00-02-b3-9d-94-8c initrd=initrd initrd=initrd-2 initrd=rescue.cpio
 imgfetch --name ready --timeout 10000 /boot/tok/ready && goto got-ready ||
 sleep 1
 imgfetch --name ready --timeout 10000 /boot/tok/ready && goto got-ready ||
@@ -90,19 +90,29 @@ def test_the_whole_script_of_a_chained_rescue() -> None:
 
 def test_without_a_command_line_the_sites_own_arguments_remain() -> None:
     lines = rescue(BootPlan("web01", MAC, "tok", initrds=["initrd"])).splitlines()
-    assert "imgargs kernel BOOTIF=01-00-02-b3-9d-94-8c initrd=initrd initrd=rescue.cpio" in lines
+    assert "imgargs kernel panic=60 BOOTIF=01-00-02-b3-9d-94-8c initrd=initrd initrd=rescue.cpio" in lines
+
+
+def test_an_image_that_says_what_a_panic_does_is_not_overruled() -> None:
+    (line,) = [line for line in rescue(plan("quiet panic=-1")).splitlines() if line.startswith("imgargs")]
+    assert [word for word in line.split() if word.startswith("panic")] == ["panic=-1"]
+
+
+def test_a_word_that_only_begins_like_panic_leaves_the_sites_own() -> None:
+    assert " panic_print=1 panic=60 BOOTIF=" in rescue(plan("panic_print=1"))
 
 
 def test_the_placeholder_becomes_the_address_of_the_rescues_files() -> None:
     booted = BootPlan("web01", MAC, "tok", command_line="a={url}/x b={url}/", site="http://192.0.2.10:8000")
-    assert "imgargs kernel a=http://192.0.2.10:8000/boot/tok/x b=http://192.0.2.10:8000/boot/tok/ BOOTIF=" in rescue(
-        booted
+    assert (
+        "imgargs kernel a=http://192.0.2.10:8000/boot/tok/x b=http://192.0.2.10:8000/boot/tok/ panic=60 BOOTIF="
+        in rescue(booted)
     )
 
 
 def test_an_image_without_an_initrd_still_gets_its_archive() -> None:
     lines = rescue(BootPlan("web01", MAC, "tok")).splitlines()
-    assert "imgargs kernel BOOTIF=01-00-02-b3-9d-94-8c initrd=rescue.cpio" in lines
+    assert "imgargs kernel panic=60 BOOTIF=01-00-02-b3-9d-94-8c initrd=rescue.cpio" in lines
 
 
 @pytest.mark.parametrize("reason", [Reason.BAD_MAC, Reason.UNKNOWN_MAC, Reason.NO_RESCUE, Reason.RESCUE_EXPIRED])
@@ -114,7 +124,9 @@ def test_the_whole_pass_through_tells_strangers_nothing(reason: Reason) -> None:
     ("reason", "said"),
     [
         (Reason.RESCUE_USED, "The rescue of this machine was for one boot and has been used"),
+        (Reason.RESCUE_FAILED, "The rescue system of this machine was started several times and never came up"),
         (Reason.IMAGE_UNAVAILABLE, "A rescue is enabled but its image cannot be served to this machine"),
+        (Reason.IMAGE_DAMAGED, "A rescue is enabled but a file of its image is damaged"),
         (Reason.DATABASE_ERROR, "The rescue site cannot read its database"),
         (Reason.INTERNAL_ERROR, "The rescue site made an error"),
     ],
@@ -222,6 +234,8 @@ def test_any_texts_give_a_script_in_which_each_line_is_what_it_should_be_or_none
         return
     expected = WHOLE_RESCUE.replace("for web01", f"for {name}")
     expected = expected.replace("kernel console=ttyS0 quiet", f"kernel {command_line}" if command_line else "kernel")
+    if any(word.startswith("panic=") for word in command_line.split()):
+        expected = expected.replace(" panic=60", "")
     assert made == expected
     assert made.count("\n") == WHOLE_RESCUE.count("\n")
     assert made.count("${") == 1

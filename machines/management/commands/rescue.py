@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from machines.boot.decide import Reason
 from machines.management.terminal import (
     NotSucceededError,
     TerminalCommand,
@@ -18,7 +19,7 @@ from machines.management.terminal import (
 from machines.models import Rescue
 from machines.models.rescue_terms import NoActiveRescueError, RescueError, RescueOrder
 from machines.representation import rescue_json
-from machines.wording import STATES
+from machines.wording import STATES, reason_text
 
 #: Seconds between two looks.
 _POLL = 0.5
@@ -38,6 +39,8 @@ class Command(TerminalCommand):
         enable.set_defaults(run=self.enable)
         disable = actions.add_parser("disable", help="boot the disk from the next power-on")
         disable.set_defaults(run=self.disable)
+        again = actions.add_parser("try-again", help="serve a rescue again whose system never came up")
+        again.set_defaults(run=self.try_again)
         status = actions.add_parser("status", help="show the latest rescue")
         status.add_argument(
             "--wait", action="store_true", help="until the rescue system is up, or the rescue has ended"
@@ -49,7 +52,8 @@ class Command(TerminalCommand):
             parser.add_argument(
                 "--by", metavar="USER", help="the user in whose name it is done, and whose keys are delivered"
             )
-        for parser in (enable, disable, status):
+        again.add_argument("--by", metavar="USER", help="the user in whose name it is done")
+        for parser in (enable, disable, again, status):
             parser.add_argument("name", metavar="MACHINE")
             add_json_option(parser)
 
@@ -89,6 +93,17 @@ class Command(TerminalCommand):
             raise CommandError(str(error)) from error
         self.show(rescue_json(rescue), f"Rescue of {machine.name} has ended: it boots its disk.", options)
 
+    def try_again(self, **options: Any) -> None:
+        machine = machine_named(options["name"])
+        rescue = machine.rescues.active().first()
+        try:
+            if rescue is None:
+                raise NoActiveRescueError(machine)
+            rescue.try_again(actor_named(options["by"]))
+        except RescueError as error:
+            raise CommandError(str(error)) from error
+        self.show(rescue_json(rescue), f"Rescue of {machine.name} is tried again: power it off and on.", options)
+
     def status(self, **options: Any) -> None:
         machine = machine_named(options["name"])
         rescue = machine.rescues.select_related("machine").first()
@@ -114,6 +129,8 @@ class Command(TerminalCommand):
             if state != said:
                 self.stderr.write(f"{rescue.machine.name}: {STATES[state]}")
                 said = state
+            if rescue.failed_at:
+                raise NotSucceededError(f"{rescue.machine.name}: {reason_text(Reason.RESCUE_FAILED)}")
             if time.monotonic() > until:
                 raise NotSucceededError(f"{rescue.machine.name} is not up after {timeout:g} s: {STATES[state]}.")
             time.sleep(_POLL)
