@@ -16,7 +16,9 @@ from django.db import IntegrityError, connection, transaction
 from machines import smbios
 from machines.addresses import AddressError, normalise_mac, normalise_network
 from machines.bulk.rows import BulkError, Contents, Problem, Row
+from machines.bulk.statements import Statements, next_numbers
 from machines.models import Actor, AllowedNetwork, AuditEntry, MACAddress, Machine, Rescue, RescueImage, Sighting
+from machines.models.audit import differences
 from machines.models.identity import check_identity
 
 _BATCH = 500
@@ -102,16 +104,22 @@ def take_over(contents: Contents, actor: Actor, *, may_switch: bool = True) -> P
     somebody has changed something since.
     """
     seen = AuditEntry.objects.newest()
-    early = plan(contents, may_switch=may_switch) if connection.vendor == "sqlite" else None
+    early = _prepared(contents, actor, may_switch) if connection.vendor == "sqlite" else None
     try:
         with transaction.atomic():
             if early is None or AuditEntry.objects.changed_since(seen):
                 _hold(contents)
-                early = plan(contents, may_switch=may_switch)
-            _write(early, actor)
+                early = _prepared(contents, actor, may_switch)
+            planned, statements = early
+            statements.run()
     except IntegrityError as error:
         raise BulkError([Problem(1, "Somebody else changed these machines meanwhile. Try again.")]) from error
-    return early
+    return planned
+
+
+def _prepared(contents: Contents, actor: Actor, may_switch: bool) -> tuple[Plan, Statements]:
+    planned = plan(contents, may_switch=may_switch)
+    return planned, _statements(planned, actor)
 
 
 def _hold(contents: Contents) -> None:
@@ -259,40 +267,38 @@ def _machines() -> Iterator[Machine]:
     yield from Machine.objects.select_related("image").prefetch_related("macs", "networks")
 
 
-def _write(planned: Plan, actor: Actor) -> None:
+def _statements(planned: Plan, actor: Actor) -> Statements:
+    """All that is to be written, worked out before the database is held for it."""
     images = {image.name: image for image in RescueImage.objects.all()}
-    for change in (*planned.added, *planned.changed):
+    changes = [*planned.added, *planned.changed]
+    for change in changes:
         for name in ("name", "identity", "notes"):
             setattr(change.machine, name, change.after[name])
         change.machine.image = images.get(change.after["image"] or "")
-    Machine.objects.bulk_create([change.machine for change in planned.added], batch_size=_BATCH)
-    Machine.objects.bulk_update(
-        [change.machine for change in planned.changed], ["name", "image", "identity", "notes"], batch_size=_BATCH
-    )
-    _write_parts(planned, MACAddress, "address", "macs")
-    _write_parts(planned, AllowedNetwork, "network", "allowed_networks")
-    macs = [mac for change in (*planned.added, *planned.changed) for mac in change.after["macs"]]
-    for start in range(0, len(macs), _BATCH):
-        Sighting.objects.filter(mac__in=macs[start : start + _BATCH]).delete()
-    AuditEntry.objects.record_many(
-        [("machine_added", change.machine, change.after) for change in planned.added]
-        + [
-            (
-                "machine_changed",
-                change.machine,
-                {
-                    "before": {name: (change.before or {})[name] for name in change.differing},
-                    "after": {name: change.after[name] for name in change.differing},
-                },
-            )
-            for change in planned.changed
-        ],
-        actor=actor,
-        reason="imported",
-    )
+    for change, number in zip(planned.added, next_numbers(Machine, len(planned.added)), strict=True):
+        change.machine.pk = number
+    statements = Statements()
+    statements.insert([change.machine for change in planned.added])
+    statements.update([change.machine for change in planned.changed], ["name", "image", "identity", "notes"])
+    _parts(statements, planned, MACAddress, "address", "macs")
+    _parts(statements, planned, AllowedNetwork, "network", "allowed_networks")
+    statements.delete(Sighting, "mac", [mac for change in changes for mac in change.after["macs"]])
+    entries = [
+        AuditEntry.objects.entry(
+            "machine_added" if change.is_new else "machine_changed",
+            actor=actor,
+            machine=change.machine,
+            subject=change.machine.name,
+            reason="imported",
+            details=change.after if change.before is None else differences(change.before, change.after),
+        )
+        for change in changes
+    ]
+    statements.insert(entries)
+    return statements
 
 
-def _write_parts(planned: Plan, model: Any, column: str, name: str) -> None:
+def _parts(statements: Statements, planned: Plan, model: Any, column: str, name: str) -> None:
     """MAC addresses or networks: those that go first, as another machine may take them."""
     gone = [
         part.pk
@@ -300,12 +306,10 @@ def _write_parts(planned: Plan, model: Any, column: str, name: str) -> None:
         for part in (change.machine.macs if model is MACAddress else change.machine.networks).all()
         if getattr(part, column) not in change.after[name]
     ]
-    for start in range(0, len(gone), _BATCH):
-        model.objects.filter(pk__in=gone[start : start + _BATCH]).delete()
-    new = [
+    statements.delete(model, "id", gone)
+    statements.insert(
         model(machine=change.machine, **{column: value})
         for change in (*planned.added, *planned.changed)
         for value in change.after[name]
         if change.before is None or value not in change.before[name]
-    ]
-    model.objects.bulk_create(new, batch_size=_BATCH)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Never
@@ -60,7 +60,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         **fields: Any,
     ) -> AuditEntry:
         """Add one entry, and queue what others are to be told of it. `fields` are the remaining columns."""
-        entry = self._entry(action, actor=actor, machine=machine, rescue=rescue, at=at, **fields)
+        entry = self.entry(action, actor=actor, machine=machine, rescue=rescue, at=at, **fields)
         entry.save(force_insert=True)
         _announce(entry, rescue)
         return entry
@@ -73,21 +73,6 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         """Whether somebody changed anything since the entry `number`; what machines ask is no change."""
         return self.filter(pk__gt=number).exclude(action__in=ANSWERS).exists()
 
-    def record_many(
-        self, entries: Iterable[tuple[str, Machine, Mapping[str, Any]]], *, actor: Actor, **fields: Any
-    ) -> None:
-        """Add an entry for each action, machine and details; in batches."""
-        now = timezone.now()
-        self.bulk_create(
-            [
-                self._entry(
-                    action, actor=actor, machine=machine, at=now, subject=machine.name, details=details, **fields
-                )
-                for action, machine, details in entries
-            ],
-            batch_size=500,
-        )
-
     def record_answer(
         self, action: str, *, machine: Machine, at: datetime, rescue: Rescue | None = None, **fields: Any
     ) -> None:
@@ -96,7 +81,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         Others are told of a new entry only. Call it in a transaction that holds the machine's row, so that like
         answers at one moment find each other.
         """
-        entry = self._entry(action, machine=machine, rescue=rescue, at=at, **fields)
+        entry = self.entry(action, machine=machine, rescue=rescue, at=at, **fields)
         like = self.filter(
             machine_pk=entry.machine_pk,
             rescue_pk=entry.rescue_pk,
@@ -118,7 +103,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
             return
         try:
             with transaction.atomic():
-                self._entry(action, at=at, shared_key=key, count=count, **fields).save(force_insert=True)
+                self.entry(action, at=at, shared_key=key, count=count, **fields).save(force_insert=True)
         except IntegrityError:
             # Another process made this minute's entry between our two statements.
             self._count(self.filter(shared_key=key), at, count)
@@ -137,7 +122,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
     def update(self, **kwargs: Any) -> Never:
         raise AuditIsAppendOnlyError
 
-    def _entry(
+    def entry(
         self,
         action: str,
         *,
@@ -147,6 +132,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         at: datetime | None = None,
         **fields: Any,
     ) -> AuditEntry:
+        """An entry that is not stored yet."""
         actor = actor or Actor()
         fields.setdefault("source", actor.source)
         if machine:
