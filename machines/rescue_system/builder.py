@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import lzma
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,6 +39,16 @@ class Recipe:
     profile: str = "full"
     include: Sequence[str] = ()
     mirror: str = ""
+
+    def check(self) -> None:
+        """Raise BuildError for text that mmdebstrap or apt would take for an option, a file or a command."""
+        if not re.fullmatch(r"[a-z][a-z0-9.-]*", self.suite):
+            raise BuildError(f"“{self.suite[:60]}” is no suite of Debian: write it like bookworm.")
+        for name in self.include:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]+(?::[a-z0-9]+)?(?:=[A-Za-z0-9.+~:-]+)?", name):
+                raise BuildError(f"“{name[:60]}” is no package's name: write it like htop.")
+        if self.mirror and not re.fullmatch(r"(?:https?|ftp|file|copy|mirror\+[a-z]+):/[!-~]+", self.mirror):
+            raise BuildError(f"“{self.mirror[:60]}” is no mirror: write it like http://deb.debian.org/debian.")
 
     def packages(self) -> list[str]:
         """Debian's packages by name, sorted."""
@@ -77,6 +89,7 @@ class Builder:
         return Built(kernel, initrd, (self.folder / "version").read_text().strip())
 
     def _check(self) -> None:
+        self.recipe.check()
         missing = sorted(package for tool, package in TOOLS.items() if not shutil.which(tool))
         if missing:
             raise BuildError(f"Programs are missing; install them: apt-get install {' '.join(missing)}")
@@ -92,18 +105,21 @@ class Builder:
         tar = self.folder / "root.tar"
         self.say(f"Debian {self.recipe.suite}: {len(self.recipe.packages())} packages and what they need")
         overlay = self._overlay()
+        # A shell reads the hooks, and the data directory may lie anywhere.
+        folder, modules = shlex.quote(str(self.folder)), HERE / "modules.py"
+        list_modules = shlex.join([sys.executable, str(modules)])
         hooks = [
-            f"sync-in {overlay} /",
+            f"sync-in {shlex.quote(str(overlay))} /",
             'chroot "$1" /bin/sh /usr/lib/rescuesite/finish-image',
-            f'cp "$1"/boot/vmlinuz-* {self.folder}/vmlinuz',
-            f'ls "$1"/usr/lib/modules > {self.folder}/version',
+            f'cp "$1"/boot/vmlinuz-* {folder}/vmlinuz',
+            f'ls "$1"/usr/lib/modules > {folder}/version',
             *(
-                f'cp $(find "$1"/usr/lib/modules -name {name}.ko -o -name {name}.ko.xz) {self.folder}/'
+                f'find "$1"/usr/lib/modules "(" -name {name}.ko -o -name {name}.ko.xz ")" -exec cp -t {folder} {{}} +'
                 for name in EARLY_MODULES
             ),
-            f'cp "$1"/bin/busybox {self.folder}/busybox',
-            f'{sys.executable} {HERE / "modules.py"} "$(echo "$1"/usr/lib/modules/*)" {HERE / "modules.txt"}',
-            f'chroot "$1" depmod "$(cat {self.folder}/version)"',
+            f'cp "$1"/bin/busybox {folder}/busybox',
+            f'{list_modules} "$(echo "$1"/usr/lib/modules/*)" {shlex.quote(str(HERE / "modules.txt"))}',
+            f'chroot "$1" depmod "$(cat {folder}/version)"',
             'rm "$1"/usr/lib/rescuesite/finish-image',
             "rm -rf " + " ".join(f'"$1"/{path}' for path in _lines(HERE / "trim.txt")),
         ]

@@ -18,7 +18,11 @@ ABSENT_AFTER = timedelta(seconds=60)
 
 class StationQuerySet(models.QuerySet["Station"]):
     def seen(self, name: str) -> None:
-        """A worker for the station `name` runs; the first one makes the station."""
+        """A worker for the station `name` runs; the first one makes the station. Raises ValidationError.
+
+        A name becomes part of paths.
+        """
+        Station._meta.get_field("name").clean(name, None)
         now = timezone.now()
         if not self.filter(name=name).update(seen_at=now):
             self.get_or_create(name=name, defaults={"seen_at": now})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import subprocess
 import sys
 from collections import namedtuple
@@ -82,6 +83,59 @@ def test_the_full_profile_has_all_of_the_small_one_and_what_is_asked_for() -> No
     assert set(small) < set(full)
     assert "htop" in full
     assert full == sorted(set(full))
+
+
+# What is written on the command line
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe("--setup-hook=touch /tmp/x"),
+        Recipe("-"),
+        Recipe("../x"),
+        Recipe(""),
+        Recipe("bookworm", include=["./x.deb"]),
+        Recipe("bookworm", include=["/tmp/x.deb"]),
+        Recipe("bookworm", include=["?true"]),
+        Recipe("bookworm", include=["-o"]),
+        Recipe("bookworm", include=["a b"]),
+        Recipe("bookworm", mirror="--setup-hook=touch /tmp/x"),
+        Recipe("bookworm", mirror="/etc/apt/sources.list"),
+        Recipe("bookworm", mirror="deb [trusted=yes] http://x bookworm main"),
+        Recipe("bookworm", mirror="http://x\ny"),
+    ],
+    ids=str,
+)
+def test_what_mmdebstrap_would_take_otherwise_is_refused(programs: Path, tmp_path: Path, recipe: Recipe) -> None:
+    program(programs, "mmdebstrap", f"touch {tmp_path}/ran; exit 1")
+    with pytest.raises(BuildError, match="write it like"):
+        Builder(recipe, tmp_path).build()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("mirror", ["", "http://deb.debian.org/debian", "https://x/debian/", "file:/srv/mirror"])
+def test_suites_packages_and_mirrors_are_taken(mirror: str) -> None:
+    Recipe("bookworm-backports", include=["htop", "g++", "libc6:i386", "nano=7.2-1+deb12u1"], mirror=mirror).check()
+
+
+def test_the_shell_takes_the_folders_name_for_nothing_else(programs: Path, tmp_path: Path) -> None:
+    program(programs, "mmdebstrap", f'printf "%s\\n" "$@" > {tmp_path}/arguments; exit 1')
+    folder = tmp_path / "a b;touch $(id)'"
+    folder.mkdir()
+    with pytest.raises(BuildError):
+        Builder(Recipe("bookworm"), folder).build()
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    hooks = [line.partition("=")[2] for line in arguments if line.startswith("--customize-hook")]
+    # What the hooks call tells of it; "id" and "touch" would be called by the folder's name alone.
+    for name in ("cp", "ls", "find", "chroot", "rm", "cat", "id", "touch"):
+        program(programs, name, f'echo "{name} $*" >> {tmp_path}/called')
+    for hook in hooks[1:]:
+        subprocess.run(["/bin/sh", "-c", hook, "sh", str(tmp_path)], env={"PATH": str(programs)}, check=False)
+    called = (tmp_path / "called").read_text().splitlines()
+    assert {line.partition(" ")[0] for line in called} == {"cp", "find", "chroot", "rm", "ls", "cat"}
+    assert f"cp {tmp_path}/bin/busybox {folder}/busybox" in called
+    assert shlex.split(hooks[0]) == ["sync-in", str(folder / "overlay"), "/"]
 
 
 # The folder of a build

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from roms.jobs.worker import BUILDS, ROMWorker
-from roms.models.station import LOCAL
+from roms.models.station import LOCAL, Station
 
 
 class Command(BaseCommand):
@@ -25,6 +26,13 @@ class Command(BaseCommand):
         if not queues:
             self.stderr.write("With neither builds nor flash jobs there is nothing to do.")
             return
+        if station:
+            try:
+                Station._meta.get_field("name").clean(station, None)
+            except ValidationError as error:
+                raise CommandError(
+                    f"“{station[:60]}” cannot be a station's name. {' '.join(error.messages)}"
+                ) from error
         worker = ROMWorker(queues, station)
         worker.configure_signals()
         worker.run()
