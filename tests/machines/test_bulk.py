@@ -188,6 +188,7 @@ def test_what_somebody_else_does_meanwhile_makes_it_fail_as_a_whole(
     assert "Somebody else changed these machines meanwhile" in wrong(text("name,macs", f"db01,{OTHER_MAC}"))[0]
 
 
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL holds the machines before it plans")
 def test_what_somebody_changed_since_the_plan_was_made_counts(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
