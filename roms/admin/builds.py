@@ -31,7 +31,7 @@ from machines.models import RescueImage
 from roms.admin.jobs import JobAdmin, JobStateFilter, attached, job_url, kib, number, seconds_text, take_errors
 from roms.downloads import CHIP, padded
 from roms.models import ROM_TARGETS, Build, Card, JobState, Profile, Target
-from roms.models.build import KnownSize
+from roms.models.build import KnownSize, platforms_of
 from roms.toolchain import embedded, ipxe_options, written_script
 from roms.toolchain.embedded import ScriptError, ScriptSpec, StaticNetwork
 
@@ -350,7 +350,8 @@ def preview_of(form: BuildForm) -> dict[str, Any]:
         script = embedded.render(form.spec)
     elif values.get("source") == BuildForm.BY_HAND and "text" not in form.errors:
         script = values["text"].replace("\r\n", "\n")
-        warnings = written_script.check_text(script, written_script.likely_options(profile, singles))
+        platforms = platforms_of(values.get("target", ""))
+        warnings = written_script.check_text(script, written_script.likely_options(profile, singles), platforms)
     return {
         "problems": [
             (form.fields[name].label or name.capitalize() if name in form.fields else "", texts)

@@ -13,7 +13,7 @@ from django.db.models import Q
 from machines.models.image import StoredFile
 from roms.models.card import Card
 from roms.models.job import Job, JobQuerySet, JobState, refuse
-from roms.toolchain import embedded, ipxe_options, written_script
+from roms.toolchain import embedded, ipxe_build, ipxe_options, written_script
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -37,6 +37,11 @@ class Target(models.TextChoices):
 
 #: Those that are flashed into a card.
 ROM_TARGETS = (Target.ROM, Target.MROM, Target.EFIROM, Target.COMBINED)
+
+
+def platforms_of(target: str) -> tuple[str, ...]:
+    """The platforms on which what is made runs, in iPXE's words."""
+    return ipxe_build.Target(target).platforms if target in Target else written_script.PLATFORMS
 
 
 class Profile(models.TextChoices):
@@ -238,7 +243,8 @@ class Build(Job):
         if self.has_site_script:
             return []
         try:
-            return written_script.check_text(self.script, written_script.likely_options(self.profile, self.options))
+            options = written_script.likely_options(self.profile, self.options)
+            return written_script.check_text(self.script, options, platforms_of(self.target))
         except embedded.ScriptError as error:
             return list(error.errors.values())
 

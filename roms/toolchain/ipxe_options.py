@@ -351,6 +351,8 @@ PROFILES: dict[str, dict[str, Value]] = {
 DEFAULT_PROFILE = "minimal"
 #: The longest that a ROM waits while the machine starts, before any script, in tenths of a second.
 LONGEST_BANNER = 600
+#: They link iPXE's PXE interface, and that links the format of IMAGE_PXE, whether or not it is switched on.
+_PXE = frozenset({"PXE_STACK", "PXE_MENU", "PXE_CMD"})
 _BANNERS = ("BANNER_TIMEOUT", "ROM_BANNER_TIMEOUT")
 
 
@@ -362,7 +364,8 @@ def takes_over(name: str) -> bool:
     COMBOOT, NBI and SDI files are recognised by a few bytes, run, and need not come back. Without them the answer is
     “Exec format error”, and the next try. A format that is not known to be harmless counts as harmful.
     """
-    return name.startswith("IMAGE_") and not name.endswith("_CMD") and name not in _HARMLESS_IMAGES
+    is_image = name.startswith("IMAGE_") and not name.endswith("_CMD")
+    return name in _PXE or (is_image and name not in _HARMLESS_IMAGES)
 
 
 def picked(text: str) -> tuple[str, Value]:

@@ -2,108 +2,195 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Final
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final, NamedTuple
 
-from roms.toolchain import ipxe_options
+from roms.toolchain import ipxe_options, script_flow
 from roms.toolchain.embedded import PROTOCOL_OPTIONS, ScriptError
+from roms.toolchain.ipxe_script import COMMANDS, Command, Line, parse
 
 MAX_TEXT: Final = 16 * 1024
+PLATFORMS: Final = ("pcbios", "efi")
+#: Seconds: one wait that is longer than this, and all waits of one way together, are worth a word.
+LONG_WAIT: Final = 300
+LONG_WAY: Final = 2 * 3600
+MOST_WARNINGS: Final = 40
 
-#: The build options that bring each command of iPXE, any of them; none where it is always there.
-COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
-    command: tuple(filter(None, options.split("|")))
-    for options, commands in {
-        "": "echo exit isset iseq sleep",
-        "AUTOBOOT_CMD": "autoboot",
-        "CERT_CMD": "certstat certstore certfree",
-        "CONFIG_CMD": "config",
-        "CONSOLE_CMD": "console colour cpair",
-        "CPUID_CMD": "cpuid",
-        "DHCP_CMD": "dhcp pxebs",
-        "DIGEST_CMD": "md5sum sha1sum md4sum sha224sum sha256sum sha384sum sha512sum",
-        "FCMGMT_CMD": "fcstat fcels",
-        "FDT_CMD": "fdt",
-        "GDBSERIAL|GDBUDP": "gdbstub",
-        "IBMGMT_CMD": "ibstat",
-        "IFMGMT_CMD": "ifopen ifclose ifstat ifconf iflinkwait",
-        "IMAGE_ARCHIVE_CMD": "imgextract",
-        "IMAGE_CMD": "imgfetch module initrd imgselect imgload kernel imgexec chain boot imgargs imgstat imgfree",
-        "IMAGE_CRYPT_CMD": "imgdecrypt",
-        "IMAGE_MEM_CMD": "imgmem",
-        "IMAGE_SCRIPT": "goto prompt",
-        "IMAGE_SET_CMD": "imgset",
-        "IMAGE_TRUST_CMD": "imgtrust imgverify",
-        "IPSTAT_CMD": "ipstat",
-        "IWMGMT_CMD": "iwstat iwlist",
-        "LOGIN_CMD": "login",
-        "LOTEST_CMD": "lotest",
-        "MENU_CMD|FORM_CMD": "menu form item choose present",
-        "NEIGHBOUR_CMD": "nstat",
-        "NSLOOKUP_CMD": "nslookup",
-        "NTP_CMD": "ntp",
-        "NVO_CMD": "show set clear read inc",
-        "PARAM_CMD": "params param",
-        "PCI_CMD": "pciscan",
-        "PING_CMD": "ping",
-        "POWEROFF_CMD": "poweroff",
-        "PROFSTAT_CMD": "profstat",
-        "PXE_CMD": "startpxe stoppxe",
-        "REBOOT_CMD": "reboot",
-        "ROUTE_CMD": "route",
-        "SANBOOT_CMD": "sanhook sanboot sanunhook",
-        "SHELL_CMD": "shell help",
-        "SHIM_CMD": "shim",
-        "SYNC_CMD": "sync",
-        "TIME_CMD": "time",
-        "USB_CMD": "usbscan",
-        "VLAN_CMD": "vcreate vdestroy",
-    }.items()
-    for command in commands.split()
-}
 _PROTOCOLS = {**PROTOCOL_OPTIONS, "nfs": "DOWNLOAD_PROTO_NFS"}
-_SEPARATORS = {"||", "&&", ";"}
-#: iPXE splits at ASCII white space only.
-_WORD = re.compile(r"[^ \t\n\v\f\r]+")
-_WAITING = ("shell", "config", "login", "read")
+#: A label that is a variable's value, and nothing else.
+_COMPUTED = re.compile(r"\$\{([^${}]+)\}")
+_FETCHING = frozenset(
+    {"imgfetch", "module", "initrd", "imgselect", "imgload", "kernel", "imgexec", "chain", "boot", "imgextract"}
+)
+#: What waits until a key is pressed, or a link is there, unless it has a time-out.
+_PATIENT = frozenset({"choose", "prompt", "read", "iflinkwait", "sync"})
+_FOR_A_PERSON = frozenset({"shell", "config", "login", "present"})
 
 
-def check_text(text: str | bytes, options: Collection[str] | None = None) -> list[str]:
+class Warned(NamedTuple):
+    """A warning, and the line that it is about."""
+
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"Line {self.line}: {self.text}"
+
+
+def check_text(
+    text: str | bytes, options: Collection[str] | None = None, platforms: Collection[str] = PLATFORMS
+) -> list[str]:
     """What whoever wrote a script should know before it is built into a ROM; nothing where it looks fine.
 
-    `options` are the build options that are on. Raises ScriptError for what iPXE would not run at all.
+    `options` are the build options that are on; `platforms` what it is built for. Raises ScriptError for what iPXE
+    would not run at all.
     """
     if isinstance(text, str):
         text = text.encode("utf-8", "surrogatepass")
     if error := _unusable(text):
         raise ScriptError({"text": error})
     script = text.decode()
-    commands = commands_used(script)
-    warnings = []
-    if "exit" not in commands:
-        warnings.append("It never says “exit”: on UEFI a machine goes on to its disk only after a non-zero status.")
-    for command, brought_by in (commands | _protocols_used(script)).items():
-        if command in _WAITING:
-            warnings.append(f"“{command}” waits for a person at the machine, and there is none.")
-        if brought_by is None:
-            warnings.append(f"iPXE knows no command “{command}”.")
-        elif brought_by and options is not None and not set(brought_by).intersection(options):
-            warnings.append(f"“{command}” needs {' or '.join(brought_by)}, which this build leaves out.")
+    warnings = [*holding(script, frozenset(platforms)), *_unknown(parse(script), options)]
+    said = [str(warning) for warning in sorted(set(warnings))]
+    if len(said) > MOST_WARNINGS:
+        said[MOST_WARNINGS:] = [f"… and {len(said) - MOST_WARNINGS} more."]
     if harmful := sorted(filter(ipxe_options.takes_over, options or ())):
-        warnings.append(
+        said.append(
             f"This build has {', '.join(harmful)}: an answer that is no script, say the page of a captive portal, can "
             "keep the machine from its disk. Switch it off, or take the profile “minimal”."
         )
-    return warnings
+    return said
+
+
+@functools.lru_cache(maxsize=128)
+def holding(script: str, platforms: frozenset[str]) -> tuple[Warned, ...]:
+    """What in a script can keep a machine from its disk, or does not do what it looks like."""
+    lines = parse(script)
+    commands = [command for line in lines for command in line.commands]
+    images = _images(commands)
+    found = [Warned(command.line, text) for command in commands for text in _of_command(command, images)]
+    found += _bad_jumps(lines)
+    for platform in sorted(platforms):
+        found += _on_the_way(script_flow.explore(lines, platform), platform)
+    return tuple(dict.fromkeys(found))
+
+
+# What a command says of itself
+
+
+def _of_command(command: Command, images: Collection[str]) -> Iterator[str]:
+    name, options = command.name, command.options
+    timeout = options.get("timeout")
+    if name in _PATIENT and timeout in {None, "0"}:
+        yield f"“{name}” has no --timeout, and waits for ever."
+    elif name == "ping" and options.get("count", "0") == "0":
+        yield "“ping” has no --count, and goes on for ever."
+    elif name in _FETCHING and timeout in {None, "0"} and command.arguments and command.arguments[0] not in images:
+        yield (
+            f"“{name}” has no --timeout: a server that falls silent holds the machine for minutes, with an iPXE older "
+            f"than v2.0.0 for ever. Write “{name} --timeout 8000 …”, in milliseconds."
+        )
+    if name in _FETCHING | _PATIENT and any(word.startswith("--timeout") for word in command.arguments):
+        yield "“--timeout” counts only before the first word that is no option: behind it, it is just a parameter."
+    if name == "autoboot":
+        yield "“autoboot” loads what DHCP names, without a time-out."
+    if (seconds := script_flow.seconds_of(command)) > LONG_WAIT:
+        yield f"“{name}” waits up to {seconds:,.0f} seconds."
+
+
+def _images(commands: list[Command]) -> set[str]:
+    """The names under which what was fetched is known afterwards: a command that names one fetches nothing."""
+    fetching = [command for command in commands if command.name in _FETCHING]
+    named = {command.options.get("name", "") for command in fetching}
+    files = {command.arguments[0] for command in fetching if command.arguments and "/" in command.arguments[0]}
+    return named | {file.rpartition("/")[2] for file in files}
+
+
+# Where it leads
+
+
+def _bad_jumps(lines: list[Line]) -> Iterator[Warned]:
+    labels, values = script_flow.labels_of(lines).keys(), script_flow.values_of(lines)
+    for command in (command for line in lines for command in line.commands if command.name == "goto"):
+        label = command.arguments[0] if command.arguments else ""
+        if "${" not in label:
+            if label not in labels:
+                yield Warned(command.line, f"“goto {label}” leads nowhere: there is no label “:{label}”.")
+            continue
+        known = _COMPUTED.fullmatch(label)
+        leads = values.get(script_flow.plain(known[1]), set()) if known else set()
+        if not leads or any("${" in lead for lead in leads):
+            yield Warned(command.line, f"Where “goto {label}” leads cannot be checked: see that each label is there.")
+        for missing in sorted(lead for lead in leads - labels if "${" not in lead):
+            yield Warned(command.line, f"“goto {label}” can lead nowhere: there is no label “:{missing}”.")
+
+
+def _on_the_way(flow: script_flow.Flow, platform: str) -> Iterator[Warned]:
+    """What a walk through the script came to, with nobody at the machine."""
+    for command in flow.endless:
+        yield Warned(
+            command.line,
+            f"“{command}” can go round for ever: a dead network or site then keeps the machine from its disk. Count "
+            "the tries with “inc”, and leave with “iseq”.",
+        )
+    for command in flow.reached:
+        if command.name in _FOR_A_PERSON:
+            yield Warned(command.line, f"“{command.name}” waits for a person at the machine, and there is none.")
+        elif command.name == "reboot":
+            yield Warned(command.line, "“reboot” starts the machine anew, and never its disk while the fault lasts.")
+        elif command.name == "poweroff":
+            yield Warned(command.line, "“poweroff” leaves the machine off: somebody must go there.")
+    for ending in flow.endings:
+        if platform == "efi" and ending.status == 0:
+            yield Warned(
+                ending.command.line,
+                "The script can end here with status 0, which UEFI takes for success: it need not go on to the disk. "
+                "End it with “exit 1”.",
+            )
+    if flow.is_cut:
+        yield Warned(1, "It has too many ways to tell whether all of them come to an end.")
+    elif flow.seconds > LONG_WAY and not flow.endless:
+        yield Warned(1, f"All its waits together can take {flow.seconds / 3600:.0f} hours.")
+
+
+# What this build runs
+
+
+def _unknown(lines: list[Line], options: Collection[str] | None) -> Iterator[Warned]:
+    """Commands and protocols that iPXE lacks, or this build of it."""
+    for command in (command for line in lines for command in line.commands):
+        if (brought_by := _brought_by(command.name)) is None:
+            yield Warned(command.line, f"iPXE knows no command “{command.name}”.")
+        needed = {command.name: brought_by or (), **_protocols(command)}
+        for word, any_of in needed.items():
+            if any_of and options is not None and not set(any_of).intersection(options):
+                yield Warned(command.line, f"“{word}” needs {' or '.join(any_of)}, which this build leaves out.")
+
+
+def _brought_by(name: str) -> tuple[str, ...] | None:
+    """The build options of which one brings a command; None for one that iPXE lacks."""
+    # What a setting expands to cannot be known here.
+    return COMMANDS.get(name) if name and "${" not in name else ()
+
+
+def commands_used(text: str) -> dict[str, tuple[str, ...] | None]:
+    """The commands in a script, each with the build options of which one brings it; None for one that iPXE lacks."""
+    names = [command.name for line in parse(text) for command in line.commands]
+    return {name: COMMANDS.get(name) for name in names if name and "${" not in name}
+
+
+def _protocols(command: Command) -> dict[str, tuple[str, ...]]:
+    found = re.findall(r"\b([a-z]+)://", str(command))
+    return {f"{scheme}://": (_PROTOCOLS[scheme],) for scheme in found if scheme in _PROTOCOLS}
 
 
 def likely_options(profile: str, singles: Iterable[str]) -> set[str]:
     """The options that are on, as far as the profile says: a tree's own defaults are not known here."""
     brought_by = {option for options in COMMANDS.values() for option in options}
     everywhere = brought_by.union(ipxe_options.REQUIRED, *ipxe_options.PROFILES.values())
-    changes: dict[str, ipxe_options.Value] = dict(ipxe_options.PROFILES.get(profile, {}))
+    changes: dict[str, ipxe_options.Value] = {"PXE_CMD": False, **ipxe_options.PROFILES.get(profile, {})}
     for single in singles:
         try:
             name, value = ipxe_options.picked(single)
@@ -118,35 +205,10 @@ def takeover_options(profile: str, singles: Iterable[str]) -> list[str]:
     return sorted(filter(ipxe_options.takes_over, likely_options(profile, singles)))
 
 
-def commands_used(text: str) -> dict[str, tuple[str, ...] | None]:
-    """The commands in a script, each with the build options of which one brings it; None for one that iPXE lacks."""
-    used: dict[str, tuple[str, ...] | None] = {}
-    for words in _lines(text):
-        for before, word in zip(["||", *words], words, strict=False):
-            # What a setting expands to cannot be known here.
-            if before in _SEPARATORS and word not in _SEPARATORS and "${" not in word:
-                used[word] = COMMANDS.get(word)
-    return used
-
-
-def _protocols_used(text: str) -> dict[str, tuple[str, ...]]:
-    found = (scheme for words in _lines(text) for scheme in re.findall(r"\b([a-z]+)://", " ".join(words)))
-    return {f"{scheme}://": (_PROTOCOLS[scheme],) for scheme in found if scheme in _PROTOCOLS}
-
-
-def _lines(text: str) -> Iterator[list[str]]:
-    """The words of each line, without labels and comments."""
-    for line in re.sub(r"\\\r?\n", "", text).split("\n"):
-        words = _WORD.findall(line)
-        if words and words[0].startswith(":"):
-            del words[0]
-        yield list(itertools.takewhile(lambda word: not word.startswith("#"), words))
-
-
 def _unusable(text: bytes) -> str:
     """Why iPXE would not run this; empty where it would."""
-    if not re.match(rb"#!ipxe\r?\n", text):
-        return "Its first line must be “#!ipxe” and nothing else, with nothing before it."
+    if not re.match(rb"#!(?:ipxe|gpxe)\s", text):
+        return "It must begin with “#!ipxe” and a line's end, with nothing before it."
     if len(text) > MAX_TEXT:
         return f"It has {len(text):,} bytes; there is room for {MAX_TEXT:,}."
     if b"\0" in text:

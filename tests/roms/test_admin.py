@@ -460,11 +460,11 @@ def test_the_preview_says_what_the_script_adds_to_a_profile(admin_client: Client
 
 
 def test_the_preview_says_what_is_left_out_with_the_sites_script(admin_client: Client, card: Card) -> None:
-    kept_out = "Left out with this script: IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE."
+    kept_out = "Left out with this script: IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE, PXE_MENU, PXE_STACK."
     assert kept_out in preview(admin_client, card=card, profile="standard")["html"]
     assert "Left out with this script" not in preview(admin_client, card=card)["html"]
     html = preview(admin_client, card=card, profile="standard", source="hand", text="#!ipxe\nexit 1\n")["html"]
-    assert "This build has IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE" in html
+    assert "This build has IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE, PXE_MENU, PXE_STACK" in html
 
 
 def test_the_form_refuses_what_would_take_the_sites_script_over(admin_client: Client, card: Card) -> None:

@@ -250,6 +250,8 @@ def test_foreign_images_are_there_where_they_are_wanted() -> None:
     [
         *((name, True) for name in ("IMAGE_PXE", "IMAGE_ELF", "IMAGE_MULTIBOOT", "IMAGE_NBI", "IMAGE_COMBOOT")),
         *((name, True) for name in ("IMAGE_SDI", "IMAGE_UCODE", "IMAGE_OF_TOMORROW")),
+        # They bring the format of IMAGE_PXE with them.
+        *((name, True) for name in ("PXE_STACK", "PXE_MENU", "PXE_CMD")),
         *((name, False) for name in ("IMAGE_SCRIPT", "IMAGE_BZIMAGE", "IMAGE_EFI", "IMAGE_LKRN", "IMAGE_DER")),
         *((name, False) for name in ("IMAGE_CMD", "IMAGE_TRUST_CMD", "NVO_CMD")),
     ],

@@ -15,6 +15,7 @@ from machines.models import Actor
 from roms.jobs.building import BuildRun
 from roms.models import ROM_TARGETS, Build, Card, Profile, Target
 from tests.roms.conftest import SCRIPT
+from tests.roms.test_admin import preview
 from tests.roms.test_api import post
 
 ALICE = Actor("alice")
@@ -38,7 +39,7 @@ def test_the_worker_builds_a_script_written_by_hand_as_its_writer_wants(card: Ca
     assert BuildRun(job)._request().foreign_images is True
 
 
-@pytest.mark.parametrize("option", ["IMAGE_PXE", "IMAGE_ELF=on", "IMAGE_MULTIBOOT=1", "IMAGE_COMBOOT=yes", "IMAGE_NEW"])
+@pytest.mark.parametrize("option", ["IMAGE_PXE", "IMAGE_ELF=on", "IMAGE_MULTIBOOT=1", "IMAGE_COMBOOT=yes", "PXE_STACK"])
 def test_the_sites_script_and_what_takes_it_over_cannot_be_ordered_together(option: str, card: Card) -> None:
     with pytest.raises(ValidationError) as refused:
         Build(card=card, script_spec=SCRIPT, options=[option]).submit(ALICE)
@@ -92,4 +93,25 @@ def test_a_script_written_by_hand_is_warned_of_by_the_command(card: Card, data_d
     script.write_text(BY_HAND)
     words = ("build_rom", card.slug, "--script", str(script), "--profile", "standard")
     call_command(*words, stderr=errors, stdout=io.StringIO(), no_color=True)
-    assert "Warning: This build has IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE" in errors.getvalue()
+    assert "Warning: This build has IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE, PXE_MENU, PXE_STACK" in errors.getvalue()
+
+
+def test_where_a_script_written_by_hand_can_hold_a_machine_every_face_says_with_the_line(
+    admin_client: Client, card: Card, data_dir: Path, tmp_path: Path
+) -> None:
+    text, said = "#!ipxe\n:again\ndhcp || goto again\nexit 1\n", "Line 3: “goto again” can go round for ever"
+    answer = post(admin_client, BUILDS, {"card": card.slug, "script": {"text": text}}).json()
+    assert answer["warnings"][0].startswith(said)
+    assert said in admin_client.get(f"/admin/roms/build/{answer['id']}/change/").content.decode()
+    assert said in preview(admin_client, card=card, source="hand", text=text)["html"]
+    script, errors = tmp_path / "own.ipxe", io.StringIO()
+    script.write_text(text)
+    call_command("build_rom", card.slug, "--script", str(script), stderr=errors, stdout=io.StringIO(), no_color=True)
+    assert f"Warning: {said}" in errors.getvalue()
+
+
+def test_what_uefi_takes_for_success_is_no_matter_for_a_bios(admin_client: Client, card: Card, data_dir: Path) -> None:
+    order = {"card": card.slug, "script": {"text": "#!ipxe\nexit\n"}}
+    assert post(admin_client, BUILDS, order).json()["warnings"] == []
+    (said,) = post(admin_client, BUILDS, {**order, "target": "efirom"}).json()["warnings"]
+    assert said.startswith("Line 2: The script can end here with status 0")

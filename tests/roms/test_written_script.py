@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roms.toolchain.ipxe_options import DEFAULT_PROFILE
-from roms.toolchain.written_script import COMMANDS, MAX_TEXT, check_text, commands_used, likely_options
+from roms.toolchain.ipxe_script import COMMANDS
+from roms.toolchain.written_script import MAX_TEXT, check_text, commands_used, likely_options
 from tests.roms.test_embedded import EXAMPLE, errors, tried
 
 
@@ -20,12 +21,12 @@ def test_the_example_is_fine() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "first line"),
-        ("#!ipxe", "first line"),
-        ("#!ipxe \nexit\n", "first line"),
-        ("\n#!ipxe\nexit\n", "first line"),
-        ("\ufeff#!ipxe\nexit\n", "first line"),
-        ("#!gpxe\nexit\n", "first line"),
+        ("", "begin with"),
+        ("#!ipxe", "begin with"),
+        ("\n#!ipxe\nexit\n", "begin with"),
+        ("\ufeff#!ipxe\nexit\n", "begin with"),
+        ("#!ipxexit\n", "begin with"),
+        ("#! ipxe\nexit\n", "begin with"),
         ("#!ipxe\nexit\0\n", "zero byte"),
         (b"#!ipxe\necho \xff\nexit\n", "UTF-8"),
         ("#!ipxe\necho \ud800\nexit\n", "UTF-8"),
@@ -39,32 +40,29 @@ def test_what_ipxe_would_not_run_is_refused(text: str | bytes, said: str) -> Non
 @pytest.mark.parametrize(
     ("lines", "warning"),
     [
-        ("dhcp", "It never says “exit”"),
-        ("# exit\ndhcp", "It never says “exit”"),
-        ("echo exit", "It never says “exit”"),
-        ("dchp || exit 0", "iPXE knows no command “dchp”."),
-        ("shell\nexit", "“shell” waits for a person"),
-        ("ntp pool.example.net\nexit", "“ntp” needs NTP_CMD"),
-        (":x ntp pool.example.net\nexit", "“ntp” needs NTP_CMD"),
-        ("iseq a b || ntp pool.example.net ; exit", "“ntp” needs NTP_CMD"),
-        ("isset a &&\tntp pool.example.net\nexit", "“ntp” needs NTP_CMD"),
-        ("isset a && \\\n ntp pool.example.net\nexit", "“ntp” needs NTP_CMD"),
-        ("menu Boot\nexit", "“menu” needs MENU_CMD or FORM_CMD"),
-        ("chain https://192.0.2.10/ || exit 0", "“https://” needs DOWNLOAD_PROTO_HTTPS"),
-        ("chain tftp://192.0.2.10/x || exit 0", "“tftp://” needs DOWNLOAD_PROTO_TFTP"),
+        ("dchp || exit 1", "Line 2: iPXE knows no command “dchp”."),
+        ("shell", "Line 2: “shell” waits for a person"),
+        ("ntp x", "Line 2: “ntp” needs NTP_CMD"),
+        (":x ntp pool.example.net", "Line 2: “ntp” needs NTP_CMD"),
+        ("iseq a b || ntp pool.example.net ; exit 1", "“ntp” needs NTP_CMD"),
+        ("isset a &&\tntp pool.example.net", "“ntp” needs NTP_CMD"),
+        ("isset a && \\\n ntp pool.example.net", "Line 2: “ntp” needs NTP_CMD"),
+        ("\n# x\nmenu Boot", "Line 4: “menu” needs MENU_CMD or FORM_CMD"),
+        ("chain -t 9000 https://192.0.2.10/ || exit 1", "Line 2: “https://” needs DOWNLOAD_PROTO_HTTPS"),
+        ("chain -t 9000 tftp://192.0.2.10/x || exit 1", "“tftp://” needs DOWNLOAD_PROTO_TFTP"),
     ],
 )
 def test_what_will_not_work_is_warned_of(lines: str, warning: str) -> None:
     options = {"DHCP_CMD", "IMAGE_CMD", "SHELL_CMD", "DOWNLOAD_PROTO_HTTP", "NVO_CMD"}
-    (said,) = check_text(f"#!ipxe\n{lines}\n", options)
+    (said,) = check_text(f"#!ipxe\n{lines}\nexit 1\n", options)
     assert warning in said
 
 
 def test_what_does_work_is_not_warned_of() -> None:
-    text = "#!ipxe\n# see https://ipxe.org/scripting\n:menu\n${command} x # shell\nchain http://192.0.2.10/ || exit 0\n"
+    text = "#!ipxe\n# see https://ipxe.org/\n:menu\n${command} x # shell\nchain -t 9 http://192.0.2.10/ || exit 1\n"
     assert check_text(text, {"IMAGE_CMD", "DOWNLOAD_PROTO_HTTP"}) == []
-    assert check_text("#!ipxe\nmenu Boot\nexit\n", {"FORM_CMD"}) == []
-    assert check_text("#!ipxe\nvcreate --tag 7 net0\nexit\n") == []
+    assert check_text("#!ipxe\nmenu Boot\nexit 1\n", {"FORM_CMD"}) == []
+    assert check_text("#!ipxe\nvcreate --tag 7 net0\nexit 1\n") == []
 
 
 def test_the_commands_of_a_script_are_found() -> None:
@@ -84,7 +82,7 @@ def test_any_text_is_looked_at_or_refused(text: str | bytes) -> None:
 def test_a_build_that_runs_what_is_no_script_is_warned_of(profile: str) -> None:
     script = "#!ipxe\nchain --timeout 8000 http://192.0.2.10/ || exit 1\nexit 1\n"
     (said,) = check_text(script, likely_options(profile, []))
-    assert "IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE: an answer that is no script" in said
+    assert "IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE, PXE_MENU, PXE_STACK: an answer that is no script" in said
     assert check_text(script, likely_options(DEFAULT_PROFILE, [])) == []
     (said,) = check_text(script, likely_options(DEFAULT_PROFILE, ["IMAGE_COMBOOT=on"]))
     assert "has IMAGE_COMBOOT:" in said
