@@ -104,6 +104,12 @@ class BuildForm(forms.Form):
         label="Slow spanning tree (s)",
         help_text="Spent at every power-on, for a switch port that forwards nothing at first and does not say so.",
     )
+    dhcp_wait = forms.IntegerField(
+        required=False,
+        initial=_DEFAULTS.dhcp_wait,
+        label="Wait for DHCP (s)",
+        help_text="For a DHCP server or relay that answers late: up to 15, 31 or 63 s. Spent where nobody answers.",
+    )
     nic = forms.IntegerField(
         required=False,
         label="Only card number",
@@ -131,7 +137,7 @@ class BuildForm(forms.Form):
             help_text="Type a part of its name or its PCI id.",
         )
         self.order_fields(self.field_order)
-        for name in ("banner", "tries", "timeout", "link_wait", "stp_wait", "nic"):
+        for name in ("banner", "tries", "timeout", "link_wait", "stp_wait", "dhcp_wait", "nic"):
             self.fields[name].widget.attrs["class"] = "rom-number"
         for name in ("ip", "netmask", "gateway", "dns"):
             self.fields[name].widget.attrs |= {"class": "machine-text", "size": 16}
@@ -173,7 +179,7 @@ class BuildForm(forms.Form):
         }
         if values.get("network") == self.STATIC:
             data["network"] = {name: values.get(name, "") for name in ("ip", "netmask", "gateway", "dns")}
-        numbers = {name: values.get(name) for name in ("tries", "timeout", "link_wait", "stp_wait", "nic")}
+        numbers = {name: values.get(name) for name in ("tries", "timeout", "link_wait", "stp_wait", "dhcp_wait", "nic")}
         return data | {name: value for name, value in numbers.items() if value is not None}
 
     def build(self) -> Build:
@@ -227,7 +233,7 @@ FIELDSETS = (
                 ("gateway", "dns"),
                 "variables",
                 ("tries", "timeout"),
-                ("link_wait", "stp_wait"),
+                ("link_wait", "stp_wait", "dhcp_wait"),
                 "nic",
                 "serial_console",
                 "text",

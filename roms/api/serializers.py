@@ -36,6 +36,7 @@ _SPEC: dict[str, Any] = {
         "timeout": {**_NUMBER, "description": "In seconds."},
         "link_wait": {**_NUMBER, "description": "In seconds."},
         "stp_wait": {**_NUMBER, "description": "In seconds."},
+        "dhcp_wait": {**_NUMBER, "description": "How late DHCP may answer, in seconds, from 15 to 60."},
         "nic": {"type": ["integer", "null"]},
         "serial_console": {"type": "boolean"},
     },

@@ -18,6 +18,10 @@ from roms.toolchain import embedded, ipxe_build, ipxe_options, written_script
 if TYPE_CHECKING:
     from datetime import datetime
 
+#: What the bound that is shown of the site's script rests on.
+_OF_THE_SCRIPT = frozenset(
+    f"DHCP_{phase}_{end}_TIMEOUT_SEC" for phase in ("DISC", "REQ") for end in ("START", "END")
+) | {"DHCP_DISC_MAX_DEFERRALS"}
 #: Bytes for people: a chip of 64 KiB has 65,536.
 _KIB = 1024
 
@@ -213,9 +217,15 @@ class Build(Job):
             for name in on
             if ipxe_options.takes_over(name)
         ]
+        needed = self._needed()
         problems += [
             f"{name} cannot be off: the site's script needs it."
-            for name in sorted(self._needed().keys() & (picked.keys() - set(on)))
+            for name in sorted(needed.keys() & (picked.keys() - set(on)))
+        ]
+        problems += [
+            f"{name} follows from how long the script waits for DHCP: say that instead."
+            for name in sorted(picked)
+            if name in _OF_THE_SCRIPT
         ]
         return {"options": problems} if problems else {}
 
@@ -258,7 +268,9 @@ class Build(Job):
             spec = embedded.from_json(self.script_spec) if self.has_site_script else None
         except embedded.ScriptError:
             return {}
-        return dict.fromkeys(sorted(embedded.required_options(spec)), True) if spec else {}
+        if spec is None:
+            return {}
+        return {**dict.fromkeys(sorted(embedded.required_options(spec)), True), **embedded.option_values(spec)}
 
     def too_large(self, size: int) -> str:
         """What to do where `size` bytes do not fit the chip, for a person; empty where they do."""

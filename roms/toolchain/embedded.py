@@ -30,10 +30,11 @@ MAX_SITE: Final = 255
 #: Seconds between two rounds of looking for a network, and between two questions.
 NETWORK_PAUSE: Final = 5
 SITE_PAUSE: Final = 3
-#: iPXE asks for an address after 0, 1, 3 and 7 s, and gives up after 15 s (config/dhcp.h), or a little later: its ticks
-#: are coarse.
-DHCP_SILENCE: Final = 16
-#: … but longer where a switch says that it does not forward yet (spanning tree), or a server offers and never confirms.
+#: iPXE asks for an address after 0, 1, 3 and 7 s, and gives up after 15 s (config/dhcp.h). What comes later answers a
+#: question that is no longer asked, as the next round has another number.
+DHCP_WAIT: Final = 15
+#: It may wait longer where a switch says that it does not forward yet (spanning tree), or a server offers and never
+#: confirms.
 ADDRESS_TIMEOUT: Final = 60
 #: `ifconf` waits this long for a link that was lost since `iflinkwait` saw it.
 _LINK_AGAIN = 15
@@ -114,7 +115,8 @@ class ScriptSpec:
     of the bus: a machine with one such card has net0 alone.
     `timeout` is how long one question may bring nothing new, `tries` how often the network is looked for and the site
     asked. `link_wait` is how long each card may take to find a cable; `stp_wait` is spent after that at every power-on,
-    for a switch that forwards nothing at first and does not say so (ports without “portfast”).
+    for a switch that forwards nothing at first and does not say so (ports without “portfast”). `dhcp_wait` is how late a
+    DHCP server or relay may answer, rounded up to 15, 31 or 63 s, as iPXE doubles its pauses: spent where nobody answers.
     """
 
     site: str
@@ -124,6 +126,7 @@ class ScriptSpec:
     timeout: int = 8
     link_wait: int = 15
     stp_wait: int = 0
+    dhcp_wait: int = DHCP_WAIT
     nic: int | None = None
     serial_console: bool = False
 
@@ -159,12 +162,22 @@ class ScriptSpec:
         return _parts(self.site)["scheme"]
 
     @property
+    def dhcp_silence(self) -> int:
+        """After so many seconds without an answer DHCP gives up, or a little earlier: 16, 32 or 64."""
+        return 1 << self.dhcp_wait.bit_length()
+
+    @property
+    def address_timeout(self) -> int:
+        """How long getting an address may take in all, in seconds: an offer and its confirmation may both be late."""
+        return max(ADDRESS_TIMEOUT, 2 * self.dhcp_silence)
+
+    @property
     def asks(self) -> bool:
         """Whether the site is asked; else each machine fetches a file of its own."""
         return "${" not in self.site
 
 
-_RANGES = (("tries", 1, 10), ("timeout", 1, 60), ("link_wait", 1, 60), ("stp_wait", 0, 60))
+_RANGES = (("tries", 1, 10), ("timeout", 1, 60), ("link_wait", 1, 60), ("stp_wait", 0, 60), ("dhcp_wait", 15, 60))
 
 
 def from_json(data: object) -> ScriptSpec:
@@ -229,7 +242,7 @@ def render(spec: ScriptSpec) -> str:
         *(("set nic:int32 0", ":nic") if spec.nic is None else ()),
         f"iflinkwait --timeout {spec.link_wait * 1000} {nic} || goto next",
         *((f"sleep {spec.stp_wait}",) if spec.stp_wait else ()),
-        *_address(spec.network, nic),
+        *_address(spec, nic),
         "set site-tries:int32 0",
         ":ask",
         "inc site-tries",
@@ -255,10 +268,11 @@ def render(spec: ScriptSpec) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _address(network: StaticNetwork | str, nic: str) -> list[str]:
+def _address(spec: ScriptSpec, nic: str) -> list[str]:
+    network = spec.network
     if isinstance(network, str):
         # Not plain `dhcp`: where iPXE has IPv6, that would be content with, and wait for, an IPv6 address.
-        return [f"ifconf --configurator dhcp --timeout {ADDRESS_TIMEOUT * 1000} {nic} || goto next"]
+        return [f"ifconf --configurator dhcp --timeout {spec.address_timeout * 1000} {nic} || goto next"]
     settings = {"ip": network.ip, "netmask": network.netmask, "gateway": network.gateway, "dns": network.dns}
     return [f"set {nic}/{name} {value}" for name, value in settings.items() if value]
 
@@ -286,6 +300,15 @@ def required_options(spec: ScriptSpec) -> frozenset[str]:
     if spec.serial_console:
         needed.add("CONSOLE_SERIAL")
     return frozenset(needed)
+
+
+def option_values(spec: ScriptSpec) -> dict[str, int]:
+    """The build options, by the names of iPXE's headers, that the script needs other values of; see config/dhcp.h."""
+    if spec.network != DHCP or spec.dhcp_wait <= DHCP_WAIT:
+        return {}
+    # The pauses are 1, 2, 4, … s, up to this one.
+    longest = spec.dhcp_silence // 2
+    return {"DHCP_DISC_END_TIMEOUT_SEC": longest, "DHCP_REQ_END_TIMEOUT_SEC": longest}
 
 
 @dataclass(frozen=True)
@@ -317,7 +340,7 @@ def worst_case(spec: ScriptSpec, nics: int = 1, files: int = USUAL_FILES) -> Wor
     pauses = (spec.tries - 1) * NETWORK_PAUSE
     link = spec.link_wait + spec.stp_wait
     dhcp = spec.network == DHCP
-    silence, address = (DHCP_SILENCE, ADDRESS_TIMEOUT + _LINK_AGAIN) if dhcp else (0, 0)
+    silence, address = (spec.dhcp_silence, spec.address_timeout + _LINK_AGAIN) if dhcp else (0, 0)
     asking = spec.tries * spec.timeout + (spec.tries - 1) * SITE_PAUSE
     asking += 0 if spec.asks else longest_question()
     no_site = cards * (link + silence + asking) + _LEAVING

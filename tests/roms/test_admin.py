@@ -77,7 +77,8 @@ def build_form(card: Card | None = None, /, **changes: Any) -> dict[str, Any]:
     return {
         "card": card.pk if card else "", "target": "rom", "profile": "minimal", "options": "", "banner": "",
         "source": "form", "site": "http://192.0.2.10", "network": "dhcp", "variables": ["uuid", "serial"],
-        "tries": "3", "timeout": "8", "link_wait": "15", "stp_wait": "0", "nic": "", "text": "", **changes,
+        "tries": "3", "timeout": "8", "link_wait": "15", "stp_wait": "0", "dhcp_wait": "15", "nic": "", "text": "",
+        **changes,
     }  # fmt: skip
 
 

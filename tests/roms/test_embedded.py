@@ -19,6 +19,7 @@ from roms.toolchain.embedded import (
     ScriptSpec,
     StaticNetwork,
     from_json,
+    option_values,
     render,
     required_options,
     to_json,
@@ -200,6 +201,7 @@ def specs(sites: Sequence[str] = (SITE, "https://rescue.example.net:8443/x/boot"
         timeout=st.integers(1, 60),
         link_wait=st.integers(1, 60),
         stp_wait=st.integers(0, 60),
+        dhcp_wait=st.integers(15, 60),
         nic=st.none() | st.integers(0, 3),
         serial_console=st.booleans(),
     )
@@ -319,6 +321,30 @@ def test_the_wait_for_spanning_tree_is_spent_once_the_link_is_up() -> None:
     assert "sleep 0" not in render(ScriptSpec(SITE))
 
 
+@pytest.mark.parametrize(
+    ("asked", "silence", "timeout", "longest"),
+    [(15, 16, 60, None), (16, 32, 64, 16), (31, 32, 64, 16), (60, 64, 128, 32)],
+)
+def test_a_late_dhcp_server_is_waited_for_as_long_as_ipxes_doubling_pauses_allow(
+    asked: int, silence: int, timeout: int, longest: int | None
+) -> None:
+    spec = ScriptSpec(SITE, dhcp_wait=asked)
+    assert (spec.dhcp_silence, spec.address_timeout) == (silence, timeout)
+    assert f"ifconf --configurator dhcp --timeout {timeout}000 " in render(spec)
+    names = ("DHCP_DISC_END_TIMEOUT_SEC", "DHCP_REQ_END_TIMEOUT_SEC")
+    assert option_values(spec) == (dict.fromkeys(names, longest) if longest else {})
+    # 1, 2, 4, … seconds, up to the longest, are at least what was asked for.
+    assert 2 * (longest or 8) - 1 >= asked
+    assert not option_values(ScriptSpec(SITE, STATIC, dhcp_wait=asked))
+
+
+def test_the_bound_that_is_shown_counts_the_longer_wait_for_dhcp() -> None:
+    usual, late = (worst_case(ScriptSpec(SITE, dhcp_wait=seconds)) for seconds in (15, 30))
+    assert late.no_address - usual.no_address == 3 * 16
+    assert late.no_site - usual.no_site == 16
+    assert late.ever - usual.ever == 3 * 4
+
+
 # The text
 
 #: Every line that a rendered script can have; what is in brackets is bounded by the spec.
@@ -332,7 +358,7 @@ LINES = re.compile(
     | isset[ ]\$\{{net\$\{{nic\}}/mac\}}[ ]&&[ ]goto[ ]nic[ ]\|\|
     | iseq[ ]\$\{{[a-z-]+\}}[ ]\d{{1,2}}[ ]&&[ ]goto[ ][a-z]+[ ]\|\|
     | iflinkwait[ ]--timeout[ ]\d{{4,5}}[ ]{_NIC}[ ]\|\|[ ]goto[ ]next
-    | ifconf[ ]--configurator[ ]dhcp[ ]--timeout[ ]60000[ ]{_NIC}[ ]\|\|[ ]goto[ ]next
+    | ifconf[ ]--configurator[ ]dhcp[ ]--timeout[ ](?:60|64|128)000[ ]{_NIC}[ ]\|\|[ ]goto[ ]next
     | set[ ]{_NIC}/(?:ip|netmask|gateway|dns)[ ]\d+\.\d+\.\d+\.\d+
     | {_CHAIN}https?://[a-z0-9.-]+(?::\d+)?/[^\s$?]*\?{_SETTINGS}(?:&{_SETTINGS})*[ ]\|\|
     | {_CHAIN}(?:t?ftp|https?)://[^\s$?]*\$\{{netX/mac:hexraw\}}[^\s$?]*[ ]&&[ ]goto[ ]local[ ]\|\|
@@ -562,6 +588,8 @@ def test_a_network_from_which_the_site_cannot_be_reached_is_refused(
         ({"timeout": 0}, ["timeout"]),
         ({"link_wait": 0}, ["link_wait"]),
         ({"stp_wait": -1}, ["stp_wait"]),
+        ({"dhcp_wait": 14}, ["dhcp_wait"]),
+        ({"dhcp_wait": 61}, ["dhcp_wait"]),
         ({"nic": 32}, ["nic"]),
         ({"nic": -1, "site": "x"}, ["site", "nic"]),
     ],

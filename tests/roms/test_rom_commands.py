@@ -110,7 +110,19 @@ def test_a_build_is_ordered_with_all_that_is_said(card: Card) -> None:
     shown = manage_json(
         *("build_rom", "8086:1229", *SITE, "--target", "mrom", "--profile", "everything", "--banner", "0"),
         *("--option", "PING_CMD", "--option", "NTP_CMD=off", "--variables", "uuid, serial", "--tries", "5"),
-        *("--timeout", "9", "--link-wait", "20", "--stp-wait", "30", "--nic", "1", "--serial-console"),
+        *(
+            "--timeout",
+            "9",
+            "--link-wait",
+            "20",
+            "--stp-wait",
+            "30",
+            "--dhcp-wait",
+            "40",
+            "--nic",
+            "1",
+            "--serial-console",
+        ),
         *("--static", "192.0.2.7/24/192.0.2.1/192.0.2.53"),
     )
     assert (shown["target"], shown["profile"], shown["banner"]) == ("mrom", "everything", 0)
@@ -123,6 +135,7 @@ def test_a_build_is_ordered_with_all_that_is_said(card: Card) -> None:
         "timeout": 9,
         "link_wait": 20,
         "stp_wait": 30,
+        "dhcp_wait": 40,
         "nic": 1,
         "serial_console": True,
     }

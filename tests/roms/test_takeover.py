@@ -58,6 +58,14 @@ def test_what_the_sites_script_needs_cannot_be_ordered_off(card: Card) -> None:
     ]
 
 
+def test_how_long_dhcp_is_waited_for_is_said_in_the_script_alone(card: Card, data_dir: Path) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Build(card=card, script_spec=SCRIPT, options=["DHCP_DISC_END_TIMEOUT_SEC=3600"]).submit(ALICE)
+    assert "say that instead" in refused.value.message_dict["options"][0]
+    job = Build(card=card, script_spec={**SCRIPT, "dhcp_wait": 30}).submit(ALICE)
+    assert BuildRun(job)._request().options["DHCP_DISC_END_TIMEOUT_SEC"] == 16
+
+
 def test_a_harmful_option_may_be_switched_off_by_name(card: Card, data_dir: Path) -> None:
     Build(card=card, script_spec=SCRIPT, options=["IMAGE_PXE=off", "IMAGE_TRUST_CMD"]).submit(ALICE)
 

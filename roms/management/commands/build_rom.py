@@ -17,7 +17,7 @@ from roms.models import Build, Profile, Target
 from roms.toolchain import embedded
 
 #: The options that say what a script is made of, with the names of the script's fields.
-_SPEC = ("variables", "tries", "timeout", "link_wait", "stp_wait", "nic", "static", "serial_console")
+_SPEC = ("variables", "tries", "timeout", "link_wait", "stp_wait", "dhcp_wait", "nic", "static", "serial_console")
 
 
 class Command(JobCommand):
@@ -45,6 +45,12 @@ class Command(JobCommand):
         spec.add_argument("--link-wait", type=int, metavar="SECONDS", help="for a cable (default: 15)")
         spec.add_argument(
             "--stp-wait", type=int, metavar="SECONDS", help="for a switch that forwards late (default: 0)"
+        )
+        spec.add_argument(
+            "--dhcp-wait",
+            type=int,
+            metavar="SECONDS",
+            help="for a late DHCP server (default: 15; up to 60)",
         )
         spec.add_argument("--nic", type=int, help="iPXE's number of the card (default: each in turn)")
         spec.add_argument(
