@@ -115,8 +115,9 @@ class ScriptSpec:
     of the bus: a machine with one such card has net0 alone.
     `timeout` is how long one question may bring nothing new, `tries` how often the network is looked for and the site
     asked. `link_wait` is how long each card may take to find a cable; `stp_wait` is spent after that at every power-on,
-    for a switch that forwards nothing at first and does not say so (ports without “portfast”). `dhcp_wait` is how late a
-    DHCP server or relay may answer, rounded up to 15, 31 or 63 s, as iPXE doubles its pauses: spent where nobody answers.
+    for a switch that forwards nothing at first and does not say so (ports without “portfast”). `dhcp_wait` is how late
+    a DHCP server or relay may answer, rounded up to 15, 31 or 63 s, as iPXE doubles its pauses: spent where nobody
+    answers.
     """
 
     site: str
