@@ -25,7 +25,9 @@ _COLUMNS = ("id", "at", "actor", "source", "machine", "mac", "action", "outcome"
 
 
 @admin.register(AuditEntry)
-class AuditEntryAdmin(MACSearch, admin.ModelAdmin[AuditEntry]):
+class AuditEntryAdmin(MACSearch):
+    #: From the page of a machine.
+    linked_lookups = ("machine_pk",)
     list_display = ("at", "machine_link", "action", "outcome", "why", "actor", "from_where", "mac", "count")
     search_fields = ("machine", "mac", "actor", "source", "reason", "subject")
     search_help_text = "Machine, MAC address in any form, person, address or reason."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import admin
 from django.db import models, transaction
 from django.http import HttpRequest
 
+from machines.admin.lookups import OfferedLookups
 from machines.models import Actor, AuditEntry, Machine
 from machines.models.audit import differences
 from rescuesite.client_address import source_of
@@ -19,7 +19,7 @@ def actor_of(request: HttpRequest) -> Actor:
     return Actor.of_user(request.user, str(source) if source else None)
 
 
-class AuditedAdmin(admin.ModelAdmin[Any]):
+class AuditedAdmin(OfferedLookups):
     """Writes `<model>_added`, `_changed` and `_deleted`. A subclass says what is worth comparing before and after."""
 
     def described(self, obj: Any) -> dict[str, Any]:

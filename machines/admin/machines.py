@@ -143,10 +143,8 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Machine]:
         return Machine.objects.for_lists()
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Machine], search_term: str
-    ) -> tuple[QuerySet[Machine], bool]:
-        return queryset.filter(pk__in=Machine.objects.named(search_term).values("pk")), False
+    def searched(self, request: HttpRequest, queryset: QuerySet[Machine], text: str) -> tuple[QuerySet[Machine], bool]:
+        return queryset.filter(pk__in=Machine.objects.named(text).values("pk")), False
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "identity":

@@ -17,6 +17,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from machines.admin.auditing import actor_of
+from machines.admin.lookups import OfferedLookups
 from machines.models import Delivery, NotificationRule
 from machines.notifications.events import TEST, Event
 
@@ -50,13 +51,14 @@ class NotificationRuleForm(forms.ModelForm[NotificationRule]):
 
 
 @admin.register(NotificationRule)
-class NotificationRuleAdmin(admin.ModelAdmin[NotificationRule]):
+class NotificationRuleAdmin(OfferedLookups):
     """The model leaves the audit entries, as programs make rules too."""
 
     form = NotificationRuleForm
     list_display = ("name", "is_active", "goes_to", "tells_of", "of_machines", "undelivered")
     list_filter = ("is_active", "kind")
     search_fields = ("name", "url", "recipients")
+    ordering = ("name",)
     autocomplete_fields = ("machines",)
     actions = ("send_test", "renew_secret")
     fieldsets = (
@@ -66,7 +68,7 @@ class NotificationRuleAdmin(admin.ModelAdmin[NotificationRule]):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[NotificationRule]:
-        rules = super().get_queryset(request).prefetch_related("machines")
+        rules: QuerySet[NotificationRule] = super().get_queryset(request).prefetch_related("machines")
         states = {"waiting_number": Delivery.State.WAITING, "given_up_number": Delivery.State.GIVEN_UP}
         return rules.annotate(
             **{name: Count("deliveries", Q(deliveries__state=state)) for name, state in states.items()}
@@ -160,7 +162,7 @@ class EventFilter(admin.SimpleListFilter):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(admin.ModelAdmin[Delivery]):
+class DeliveryAdmin(OfferedLookups):
     """To read. What can be done is to send one again."""
 
     list_display = ("created_at", "standing", "says", "rule_name", "tries")

@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
 from machines.admin.auditing import actor_of
+from machines.admin.lookups import OfferedLookups
 from machines.models import APIToken
 
 
@@ -26,7 +27,7 @@ class APITokenForm(forms.ModelForm[APIToken]):
 
 
 @admin.register(APIToken)
-class APITokenAdmin(admin.ModelAdmin[APIToken]):
+class APITokenAdmin(OfferedLookups):
     """The model leaves the audit entries, as tokens are made by other ways too."""
 
     form = APITokenForm

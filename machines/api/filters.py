@@ -12,7 +12,7 @@ from rest_framework.exceptions import ValidationError
 
 from machines.addresses import AddressError, normalise_mac
 from machines.models import AuditEntry, Delivery, Machine, NotificationRule, Rescue, RescueImage, Sighting
-from rescuesite.api.lists import MomentFilter
+from rescuesite.api.lists import MomentFilter, SearchFilter
 
 
 class MACFilter(django_filters.CharFilter):
@@ -28,7 +28,7 @@ class MACFilter(django_filters.CharFilter):
 
 
 class MachineFilter(django_filters.FilterSet):
-    q = django_filters.CharFilter(method="named", label="Part of a name, MAC, address, serial, UUID or note.")
+    q = SearchFilter(label="Part of a name, MAC, address, serial, UUID or note.")
     mac = MACFilter(field_name="macs__address")
     state = django_filters.ChoiceFilter(
         choices=[(state, state) for state in ("local", "armed", "booting", "up")], method="in_state"
@@ -39,9 +39,6 @@ class MachineFilter(django_filters.FilterSet):
     class Meta:
         model = Machine
         fields: list[str] = []
-
-    def named(self, queryset: Any, name: str, text: str) -> Any:
-        return queryset.named(text)
 
     def in_state(self, queryset: Any, name: str, state: str) -> Any:
         return queryset.standing_as(state)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from django_filters import IsoDateTimeFilter  # type: ignore[import-untyped]
+from django_filters import CharFilter, IsoDateTimeFilter  # type: ignore[import-untyped]
 from django_filters.rest_framework import DjangoFilterBackend  # type: ignore[import-untyped]
 from rest_framework.exceptions import ValidationError
 from rest_framework.filters import OrderingFilter
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
+
+from rescuesite.search import MAX_CHARACTERS, search_objection
 
 
 class Ordering(OrderingFilter):
@@ -34,6 +36,20 @@ class MomentFilter(IsoDateTimeFilter):  # type: ignore[misc]
             return super().filter(qs, value.astimezone(UTC))
         except OverflowError:
             raise ValidationError({"detail": ["A time that is asked for is too far away."]}) from None
+
+
+class SearchFilter(CharFilter):  # type: ignore[misc]
+    """Words that people type; the queryset's `named` knows where to look for them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, max_length=MAX_CHARACTERS, **kwargs)
+
+    def filter(self, qs: Any, value: str) -> Any:
+        if not value:
+            return qs
+        if problem := search_objection(value):
+            raise ValidationError({"q": [problem]})
+        return qs.named(value)
 
 
 class FilteredLists(GenericAPIView[Any]):

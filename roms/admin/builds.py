@@ -395,13 +395,11 @@ class BuildAdmin(JobAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Build]:
         return super().get_queryset(request).select_related("card")
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
+    def searched(self, request: HttpRequest, queryset: QuerySet[Any], text: str) -> tuple[QuerySet[Any], bool]:
         if request.GET.get("model_name") == "flashjob" and request.path == reverse("admin:autocomplete"):
             # To be flashed: what was made, newest first.
             queryset = queryset.filter(pk__in=Build.objects.flashable().order_by().values("pk"))
-        return super().get_search_results(request, queryset, search_term)
+        return super().searched(request, queryset, text)
 
     # The list
 

@@ -150,10 +150,8 @@ class CardAdmin(AuditedAdmin):
         has_tree_cards = Card.objects.filter(origin=Card.Origin.TREE).exists()
         return super().changelist_view(request, {"has_tree_cards": has_tree_cards, **(extra_context or {})})
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Card], search_term: str
-    ) -> tuple[QuerySet[Card], bool]:
-        return queryset.filter(pk__in=Card.objects.named(search_term).values("pk")), False
+    def searched(self, request: HttpRequest, queryset: QuerySet[Card], text: str) -> tuple[QuerySet[Card], bool]:
+        return queryset.filter(pk__in=Card.objects.named(text).values("pk")), False
 
     # The list
 

@@ -205,12 +205,10 @@ class FlashJobAdmin(JobAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[FlashJob]:
         return super().get_queryset(request).select_related("card", "station", "build__card", "machine", "backup")
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
+    def searched(self, request: HttpRequest, queryset: QuerySet[Any], text: str) -> tuple[QuerySet[Any], bool]:
         if request.GET.get("field_name") == "restores" and request.path == reverse("admin:autocomplete"):
             queryset = queryset.filter(backup__isnull=False)
-        return super().get_search_results(request, queryset, search_term)
+        return super().searched(request, queryset, text)
 
     # The list
 

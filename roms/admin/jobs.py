@@ -28,6 +28,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from machines.admin.auditing import actor_of
+from machines.admin.lookups import OfferedLookups
 from machines.boot.sending import send
 from machines.models import StoredFile
 from roms.models import Card, Job, JobState
@@ -130,7 +131,7 @@ class JobStateFilter(admin.SimpleListFilter):
         return queryset.standing_as(self.value()) if self.value() in JobState.values else queryset
 
 
-class JobAdmin(admin.ModelAdmin[Any]):
+class JobAdmin(OfferedLookups):
     """Jobs are asked for and cancelled, never edited or deleted."""
 
     #: Needed to ask for such jobs and to cancel them.

@@ -20,6 +20,7 @@ from roms.models import JobState, Station
 class StationAdmin(AuditedAdmin):
     list_display = ("name", "worker", "last_seen", "waiting", "notes")
     search_fields = ("name", "notes")
+    ordering = ("name",)
     fields = ("name", "notes", "worker", "last_seen", "how_to")
 
     class Media:

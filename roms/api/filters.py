@@ -10,6 +10,7 @@ from typing import Any
 import django_filters
 from django import forms
 
+from rescuesite.api.lists import SearchFilter
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Profile, Target
 
 
@@ -56,17 +57,12 @@ class FlashJobFilter(JobFilter):
 
 
 class CardFilter(django_filters.FilterSet):
-    q = django_filters.CharFilter(
-        method="named", label="Words that are in its name, PCI id, driver or programmer, like “intel 1229”."
-    )
+    q = SearchFilter(label="Words that are in its name, PCI id, driver or programmer, like “intel 1229”.")
     flashable = django_filters.BooleanFilter(method="can_be_flashed", label="Whether flashrom can write to it.")
 
     class Meta:
         model = Card
         fields: list[str] = []
-
-    def named(self, queryset: Any, name: str, text: str) -> Any:
-        return queryset.named(text)
 
     def can_be_flashed(self, queryset: Any, name: str, wanted: bool) -> Any:
         return queryset.flashable() if wanted else queryset.filter(programmer="")
