@@ -213,6 +213,16 @@ def test_files_of_a_rescue_that_is_over_are_removed(machine: Machine, actor: Act
     assert not (folder / "rescuesite-files").exists()
 
 
+def test_a_copy_that_somebody_wrote_to_is_made_anew(machine: Machine, folder: Path) -> None:
+    enable(machine)
+    exported(folder, with_files=True)
+    assert not exported(folder, with_files=True).written
+    (kernel,) = [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == b"kernel bytes"]
+    kernel.write_bytes(b"KERNEL BYTES")
+    assert exported(folder, with_files=True).written == [str(kernel.relative_to(folder))]
+    assert kernel.read_bytes() == b"kernel bytes"
+
+
 @pytest.mark.parametrize("theirs", ["#!ipxe\nshell\n", "", marked("#!ipxe\nexit 0\n") + "echo added by hand\n"])
 def test_what_somebody_else_wrote_or_edited_stays(machine: Machine, folder: Path, theirs: str) -> None:
     folder.mkdir()

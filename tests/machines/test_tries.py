@@ -4,12 +4,26 @@ from datetime import datetime, timedelta
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.core.management import CommandError, call_command
 from django.test import Client
 
 from machines.models import Actor, AuditEntry, Delivery, Machine, NotificationRule, Rescue, RescueImage
 from machines.models.rescue_terms import MAX_TRIES, SAME_POWER_ON, NotTriedError
 from tests.conftest import MAC
-from tests.machines.support import ask, at, boot_to_up, boots, enable, everything, fetch, kind, noon, report, stored
+from tests.machines.support import (
+    ask,
+    at,
+    boot_to_ready,
+    boot_to_up,
+    boots,
+    enable,
+    everything,
+    fetch,
+    kind,
+    noon,
+    report,
+    stored,
+)
 
 TRY_AGAIN = "/admin/machines/machine/rescue/try-again/"
 
@@ -99,6 +113,17 @@ def test_a_report_starts_the_count_anew(client: Client, machine: Machine, report
         with at(noon(minutes=10 * boot)):
             boot_to_up(client, rescue, boot_id=f"b-{boot}")
         assert stored(rescue).tries == 0
+
+
+def test_a_silent_lasting_rescue_that_counts_as_up_each_time_has_all_its_tries(
+    client: Client, machine: Machine, image: RescueImage
+) -> None:
+    with at(noon()):
+        rescue = enable(machine, lifetime="persistent")
+    for boot in range(2 * MAX_TRIES):
+        with at(noon(minutes=10 * boot)):
+            boot_to_ready(client, rescue)
+    assert stored(rescue).tries == 1
 
 
 def test_a_lasting_rescue_counts_from_its_last_time_up(
@@ -201,6 +226,16 @@ def test_a_program_tries_again(client: Client, admin_client: Client, rescue: Res
     response = admin_client.post("/api/machines/web01/rescue/try-again/")
     assert (response.status_code, response.json()["tries"]) == (200, 0)
     assert admin_client.post("/api/machines/web01/rescue/try-again/").status_code == 409
+
+
+def test_the_command_tries_again_and_whoever_waits_is_told(client: Client, rescue: Rescue) -> None:
+    power_on(client, fail(client, rescue))
+    with pytest.raises(CommandError, match="has not come up"):
+        call_command("rescue", "status", "web01", "--wait")
+    call_command("rescue", "try-again", "web01", "--json")
+    assert stored(rescue).tries == 0
+    with pytest.raises(CommandError, match="has not been tried"):
+        call_command("rescue", "try-again", "web01")
 
 
 def test_what_was_not_tried_is_not_tried_again(machine: Machine, image: RescueImage, actor: Actor) -> None:
