@@ -315,27 +315,43 @@ def test_machines_whose_rom_is_older_than_the_current_script_are_listed(
     assert not InstalledROM.objects.outdated().exists()
 
 
+def damage(kept: StoredFile | None) -> None:
+    assert kept
+    with kept.path.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"lost")
+
+
 def test_a_rom_that_lost_its_bytes_after_it_was_asked_for_is_not_written(
     station: Station, practice: Card, build: Build
 ) -> None:
     station.practice_chip.write_bytes(bytes(SIZE))
     job = FlashJob(station=station, card=practice, build=build).submit(ALICE)
-    assert build.artifact
-    with build.artifact.path.open("r+b") as file:
-        file.seek(5000)
-        file.write(b"lost")
+    damage(build.artifact)
     FlashRun.of(job.pk)
     job.refresh_from_db()
     assert job.state == JobState.FAILED
-    assert "is damaged" in job.error
+    assert "its contents are not those of its SHA-256" in job.error
     assert station.practice_chip.read_bytes() == bytes(SIZE)
 
 
-def test_saved_contents_that_are_damaged_are_not_asked_to_be_written_back(station: Station, practice: Card) -> None:
+def test_saved_contents_that_lost_their_bytes_after_they_were_asked_for_are_not_written_back(
+    station: Station, practice: Card
+) -> None:
     station.practice_chip.write_bytes(b"\xaa" * SIZE)
     saved = flash(station, practice, action=FlashKind.SAVE)
-    assert saved.backup
-    with saved.backup.path.open("r+b") as file:
-        file.write(b"lost")
+    station.practice_chip.write_bytes(bytes(SIZE))
+    job = saved.restoring().submit(ALICE)
+    damage(saved.backup)
+    FlashRun.of(job.pk)
+    job.refresh_from_db()
+    assert job.state == JobState.FAILED
+    assert station.practice_chip.read_bytes() == bytes(SIZE)
+
+
+def test_damaged_saved_contents_cannot_be_asked_for(station: Station, practice: Card) -> None:
+    station.practice_chip.write_bytes(b"\xaa" * SIZE)
+    saved = flash(station, practice, action=FlashKind.SAVE)
+    damage(saved.backup)
     with pytest.raises(ValidationError, match="damaged"):
         saved.restoring().submit(ALICE)
