@@ -9,21 +9,21 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Debian's packages. These lists are the only ones: README's lines are compared with them (tests/test_packages.py).
 # To run the site; to build and flash ROMs; to build the rescue image.
 RUN_PACKAGES := python3-venv
-ROM_PACKAGES := git gcc libc6-dev make perl liblzma-dev mtools xorriso isolinux syslinux syslinux-common flashrom
+ROM_PACKAGES := git gcc libc6-dev make perl liblzma-dev mtools xorriso isolinux syslinux syslinux-common bubblewrap flashrom
 IMAGE_PACKAGES := mmdebstrap squashfs-tools
 # To run the tests: those that need neither a browser nor a virtual machine, and all of them.
-FAST_PACKAGES := $(RUN_PACKAGES) $(ROM_PACKAGES) cpio openssl openssh-client
+FAST_PACKAGES := $(RUN_PACKAGES) $(ROM_PACKAGES) cpio openssl openssh-client procps
 TEST_PACKAGES := $(FAST_PACKAGES) $(IMAGE_PACKAGES) qemu-system-x86 ovmf ipxe-qemu seabios \
 	grub-common grub-efi-amd64-bin busybox-static postgresql nginx-light chromium fonts-dejavu-core e2fsprogs curl jq wget
 
-.PHONY: run test test-fast soak bench lint setup setup-test screenshots clean
+.PHONY: run test test-fast test-fresh soak bench lint setup setup-test screenshots clean
 
 run: setup
 	@$(PYTHON) -m rescuesite.run
 
 test: setup-test
-	@echo "== unit tests, SQLite"
-	$(PYTEST) -n 2 -m "not e2e"
+	@echo "== unit tests, SQLite; with no programs but those of the listed packages"
+	$(PYTHON) -m tests.only_listed $(FAST_PACKAGES) -- $(PYTEST) -n 2 -m "not e2e"
 	@echo "== unit tests, PostgreSQL"
 	$(PYTHON) -m tests.with_postgres $(PYTEST) -n 2 -m "not e2e"
 	@echo "== end to end: real boots, browser, gunicorn, nginx"
@@ -36,6 +36,11 @@ soak: setup-test
 test-fast: $(VENV)/.dev
 	@./setup-packages $(FAST_PACKAGES)
 	$(PYTEST) -n 2 -m "not e2e"
+
+# As root: what README tells a newcomer, on a bare Debian.
+test-fresh: $(VENV)/.dev
+	@./setup-packages git mmdebstrap
+	$(PYTHON) -m tests.fresh
 
 bench: setup-test
 	@./setup-packages wrk php-fpm zstd

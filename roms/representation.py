@@ -42,6 +42,7 @@ def build_json(build: Build, now: datetime | None = None) -> dict[str, Any]:
         "ipxe_commit": build.ipxe_commit,
         "commands": build.commands,
         "tool_versions": build.tool_versions,
+        "isolation": build.isolation,
         "chip_size": build.chip_size,
         "size": build.size,
         "fits": build.fits,

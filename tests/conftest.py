@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -8,8 +9,14 @@ from hypothesis import HealthCheck, settings
 from machines.boot import answering
 from machines.boot.strangers import StrangerBudget
 from machines.models import Actor, Machine, RescueImage
+from roms.toolchain import runner, sandbox
 
 MAC = "00:02:b3:9d:94:8c"
+
+# Only the programs of listed packages: tests/only_listed.py. The site's own PATH for programs is a fixed one otherwise.
+if _only := os.environ.get("RESCUESITE_ONLY_LISTED"):
+    runner.SAFE_PATH = _only
+    sandbox._SYSTEM = (*sandbox._SYSTEM, _only)
 
 # Machines are shared: how long an example takes says nothing.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -87,6 +87,7 @@ class BuildSerializer(JobSerializer):
     ipxe_commit = serializers.CharField()
     commands = serializers.ListField(child=serializers.ListField(child=serializers.CharField()))
     tool_versions = serializers.DictField(child=serializers.CharField())
+    isolation = serializers.CharField()
     chip_size = serializers.IntegerField(allow_null=True, help_text="Of the card that it is for, in bytes.")
     size = serializers.IntegerField(allow_null=True, help_text="In bytes.")
     fits = serializers.BooleanField(allow_null=True, help_text="Null where a size is not known.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ def builder() -> Builder:
     """Builds from the site's source of iPXE, in its data directory."""
     folder = Path(settings.RESCUESITE_DATA_DIR) / "ipxe"
     source = SourceTree(settings.RESCUESITE_IPXE_SOURCE, settings.RESCUESITE_IPXE_REF, folder)
-    return Builder(source, folder, user=settings.RESCUESITE_BUILD_USER)
+    return Builder(source, folder, user=settings.RESCUESITE_BUILD_USER, hidden=Path(settings.RESCUESITE_DATA_DIR))
 
 
 class BuildRun(Run[Build]):
@@ -42,7 +41,12 @@ class BuildRun(Run[Build]):
     def work(self) -> None:
         build = self.job
         self._results(ipxe_ref=settings.RESCUESITE_IPXE_REF)
-        listener = Listener(log=self.log, phase=lambda phase: self.phase(str(phase)), progress=self.progress)
+        listener = Listener(
+            log=self.log,
+            phase=lambda phase: self.phase(str(phase)),
+            progress=self.progress,
+            isolation=lambda sentence: self._results(isolation=sentence),
+        )
         with _folder() as folder:
             maker = builder()
             try:
@@ -129,14 +133,8 @@ def load_cards(maker: Builder, commit: str) -> int | None:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """Where the artifact is put; and what builds need of the data directory."""
-    data_dir = Path(settings.RESCUESITE_DATA_DIR)
-    if os.geteuid() == 0:
-        # Builds run under an account without rights: it passes through to its trees, and reads nothing on the way.
-        for database in data_dir.glob("db.sqlite3*"):
-            database.chmod(0o600)
-        data_dir.chmod(data_dir.stat().st_mode | 0o001)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=data_dir / "tmp") as folder:
+    """Where the artifact is put."""
+    with tempfile.TemporaryDirectory(prefix="build-", dir=settings.RESCUESITE_DATA_DIR / "tmp") as folder:
         yield Path(folder)
 
 

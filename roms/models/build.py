@@ -143,6 +143,8 @@ class Build(Job):
     tool_versions: models.JSONField[dict[str, str], dict[str, str]] = models.JSONField(
         default=dict, blank=True, editable=False
     )
+    #: How the tree's programs were kept from the rest of the host, in a sentence.
+    isolation = models.CharField(max_length=500, blank=True, editable=False)
     #: The chip that it was made for, in bytes, and what came out.
     chip_size = models.PositiveIntegerField(null=True, blank=True, editable=False)
     size = models.PositiveBigIntegerField(null=True, blank=True, editable=False)

@@ -7,6 +7,7 @@ commit's, paths are mapped to “.”, and the version is the commit rather than
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import os
 import re
@@ -15,11 +16,11 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from roms.toolchain import ipxe_cards, ipxe_options, runner
+from roms.toolchain import ipxe_cards, ipxe_options, ipxe_trees, runner, sandbox
 from roms.toolchain.ipxe_cards import CatalogueCard
 from roms.toolchain.ipxe_options import Option, Value
 from roms.toolchain.ipxe_source import (
@@ -30,6 +31,7 @@ from roms.toolchain.ipxe_source import (
     tools_message,
 )
 from roms.toolchain.ipxe_trees import Forest, Tree, TreeSpec, TreeStoppedError, with_usual_modes
+from roms.toolchain.sandbox import Sandbox
 
 #: Bytes that all trees together may take.
 TREES_LIMIT = 3 << 30
@@ -183,6 +185,16 @@ class Listener:
     phase: Callable[[Phase], None] = _nothing
     #: From 0 to 1, over the whole build.
     progress: Callable[[float], None] = _nothing
+    #: How the tree's programs are kept from the rest of the host, in a sentence.
+    isolation: Callable[[str], None] = _nothing
+
+
+#: How the tree's programs are kept from the rest of the host.
+IN_NAMESPACES = "In namespaces of its own: no network, none of the site's files, and its processes end with it."
+_WITHOUT_NAMESPACES = (
+    "Without namespaces of its own, under the account {account} alone: it reaches the network, and reads what that "
+    "account may. {problem}"
+)
 
 
 class _Known(NamedTuple):
@@ -200,9 +212,29 @@ class Builder:
     source: SourceTree
     folder: Path
     user: str | None = "nobody"
+    #: The site's data, which a build must not see wherever it lies.
+    hidden: Path | None = None
     trees_limit: int = TREES_LIMIT
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     _known: dict[str, _Known] = field(init=False, default_factory=dict)
+
+    @functools.cached_property
+    def problem(self) -> str:
+        """Why there are no namespaces for builds here; empty where there are. Raises AccountMissingError."""
+        return sandbox.problem(self.user)
+
+    @property
+    def box(self) -> Sandbox | None:
+        """What the programs of every tree see of the host; None where there are no namespaces."""
+        return None if self.problem else Sandbox(hidden=(self.hidden,) if self.hidden else ())
+
+    @property
+    def isolation(self) -> str:
+        """How builds are kept from the rest of the host, in a sentence."""
+        if not self.problem:
+            return IN_NAMESPACES
+        account = self.user if self.user and os.geteuid() == 0 else "of the site"
+        return _WITHOUT_NAMESPACES.format(account=account, problem=self.problem)
 
     def options(self, commit: str) -> dict[str, Option]:
         """The options that the tree has at a commit that was obtained. Raises SourceError, CardError."""
@@ -215,7 +247,7 @@ class Builder:
     def _facts(self, commit: str) -> _Known:
         if commit not in self._known:
             with self.source.exported(commit, _READ_PATHS, self.user) as tree:
-                options, catalogue = ipxe_options.read_options(tree), ipxe_cards.catalogue(tree, self.user)
+                options, catalogue = ipxe_options.read_options(tree), ipxe_cards.catalogue(tree, self.user, self.box)
             self._known[commit] = _Known(options, catalogue, self.source.commit_time(commit))
         return self._known[commit]
 
@@ -273,6 +305,7 @@ class _Build:
         )
         if missing := missing_tools(str(request.target)):
             raise BuildError(ErrorKind.MISSING_TOOL, tools_message(missing))
+        self._tell_isolation()
         options = self.builder.options(commit)
         chosen = ipxe_options.chosen(
             options, request.profile, request.options, request.banner, foreign_images=request.foreign_images
@@ -307,6 +340,10 @@ class _Build:
         )
 
     # Before
+
+    def _tell_isolation(self) -> None:
+        self.listener.isolation(self.builder.isolation)
+        self._say(self.builder.isolation)
 
     def _card(self, commit: str) -> CatalogueCard | None:
         """The card, as the tree knows it: make's own answer to an unknown one comes late, and is hard to read."""
@@ -347,7 +384,10 @@ class _Build:
     def _forest(self) -> Forest:
         builder = self.builder
         trees = builder.folder / "trees"
-        return Forest(trees, builder.source, builder.user, builder.trees_limit, self._run, self._say, self.should_stop)
+        return Forest(
+            *(trees, builder.source, builder.user, builder.trees_limit, self._run_inside, self._say, self.should_stop),
+            sandbox=builder.box,
+        )
 
     def _make(self, tree: Tree, part: Part, card: CatalogueCard | None, commit: str, number: int) -> str:
         """Call make, and return the path of what it has made, relative to the tree's src."""
@@ -357,7 +397,9 @@ class _Build:
             variables["EMBED"] = tree.embed(self.request.script)
         if card and card.is_ambiguous:
             # make does not notice that another driver is asked for than last time.
-            self._run(["rm", "-f", "--", made, f"{made}.tmp"], cwd=tree.src, user=self.builder.user)
+            self._run_inside(
+                tree.sandbox, ["rm", "-f", "--", made, f"{made}.tmp"], cwd=tree.src, user=self.builder.user
+            )
             if self.request.driver:
                 variables[f"DRIVER_{card.rom_name}"] = self.request.driver
         arguments = [f"{name}={value}" for name, value in sorted(variables.items())]
@@ -379,6 +421,8 @@ class _Build:
     def _finish(self, built: Sequence[tuple[Tree, str]], commit: str) -> Path:
         """Put the parts together, and bring the artifact out of the tree."""
         (tree, made), *others = built
+        # The last steps read the other trees too.
+        tree = replace(tree, sandbox=self._forest().sandbox_of(tree.root, *(other.root for other, _ in others)))
         further = [f"../../../{other.root.name}/tree/src/{name}" for other, name in others]
         artifact = self.into / self.request.file_name
         epoch = {"SOURCE_DATE_EPOCH": str(self.builder._facts(commit).time)}
@@ -395,7 +439,7 @@ class _Build:
             if finished.stopped or finished.returncode:
                 # Its folder of temporary files, which it leaves behind then.
                 left = ["find", _BIOS, "-path", f"{image}.*", "-delete"]
-                runner.run(left, cwd=tree.src, user=self.builder.user)
+                ipxe_trees.run(tree.sandbox, left, cwd=tree.src, user=self.builder.user)
                 self._raise(finished)
             made = image
         self._collect(tree, ["cat", "--", made], artifact, recorded=False)
@@ -406,8 +450,13 @@ class _Build:
         if recorded:
             self.commands.append(shlex.join(command))
         with artifact.open("wb") as file:
-            finished = self._run(
-                command, cwd=tree.src, user=self.builder.user, environment=tree.environment, log=file.write
+            finished = self._run_inside(
+                tree.sandbox,
+                command,
+                cwd=tree.src,
+                user=self.builder.user,
+                environment=tree.environment,
+                log=file.write,
             )
         if finished.stopped or finished.returncode:
             artifact.unlink()
@@ -419,10 +468,17 @@ class _Build:
         line = shlex.join(command)
         self.commands.append(line)
         self._say(line)
-        return self._run(command, cwd=tree.src, user=self.builder.user, environment=environment, log=log)
+        return self._run_inside(
+            tree.sandbox, command, cwd=tree.src, user=self.builder.user, environment=environment, log=log
+        )
 
-    def _run(
+    def _run(self, command: Sequence[str]) -> runner.Finished:
+        """Run a program of the system's, which has nothing to do with the tree."""
+        return self._run_inside(None, command)
+
+    def _run_inside(
         self,
+        box: Sandbox | None,
         command: Sequence[str],
         *,
         cwd: Path | None = None,
@@ -434,7 +490,8 @@ class _Build:
             if log:
                 log(chunk)
 
-        return runner.run(
+        return ipxe_trees.run(
+            box,
             command,
             cwd=cwd,
             user=user,

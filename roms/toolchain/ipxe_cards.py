@@ -10,6 +10,7 @@ from pathlib import Path
 
 from roms.toolchain import runner
 from roms.toolchain.flashrom import DUMMY, NIC_PROGRAMMERS, SupportedCard, reached
+from roms.toolchain.sandbox import Sandbox
 
 CARDS = Path(__file__).resolve().parent.parent / "cards.toml"
 #: The key of the card that is no card: its chip is a file of the site's own.
@@ -101,14 +102,16 @@ class CatalogueCard:
         return self.id.replace(":", "")
 
 
-def catalogue(tree: Path, user: str | None = None) -> list[CatalogueCard]:
-    """All PCI cards of the tree whose top folder is `tree`, by id. Raises CardError."""
+def catalogue(tree: Path, user: str | None = None, sandbox: Sandbox | None = None) -> list[CatalogueCard]:
+    """All PCI cards of the tree whose top folder is `tree`, by id, as its own program reads them. Raises CardError."""
     src = tree / "src"
     paths = (path.relative_to(src) for path in src.rglob("*.c"))
     sources = sorted(str(path) for path in paths if "drivers" in path.parts)
     heard = bytearray()
     try:
-        finished = runner.run(["perl", "util/parserom.pl", *sources], cwd=src, user=user, log=heard.extend, timeout=60)
+        command = ["perl", "util/parserom.pl", *sources]
+        run = sandbox.with_folders((tree,), ()).run if sandbox else runner.run
+        finished = run(command, cwd=src, user=user, log=heard.extend, timeout=60)
     except runner.ProgramMissingError as error:
         raise CardError(f"{error} Install it: apt-get install perl") from error
     if finished.returncode or not sources:

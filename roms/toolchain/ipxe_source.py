@@ -106,6 +106,11 @@ class SourceTree:
     def repository(self) -> Path:
         return self.folder / "source.git"
 
+    @property
+    def lock(self) -> Path:
+        """Held by whoever fetches."""
+        return self.folder / "locks" / "source.lock"
+
     def obtain(
         self,
         log: Log | None = None,
@@ -118,7 +123,7 @@ class SourceTree:
         source cannot be reached, its commit of the last time is used, and the log says so.
         """
         git = self._git(log, should_stop, progress)
-        with _locked(self.folder / "source.lock", should_stop):
+        with _locked(self.lock, should_stop):
             self._prepare(git)
             directory = self._directory()
             if directory is not None and not _is_repository(directory):
@@ -565,7 +570,7 @@ def _raise_where_stopped(finished: runner.Finished) -> None:
 def _locked(path: Path, should_stop: ShouldStop | None) -> Iterator[None]:
     """Hold a lock file: two workers must not fetch into the same repository at once."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,6 @@
 """Private build trees of iPXE: one for each commit, platform and feature set, so that no build disturbs another.
 
-    trees/KEY.lock
+    locks/KEY.lock        ours alone
     trees/KEY/            ours
         state.json        what it was made for; its time is when it was last used
         started           a build is running, or was when we died
@@ -30,6 +30,7 @@ from typing import Any
 
 from roms.toolchain import runner
 from roms.toolchain.ipxe_source import SourceTree, make_folder
+from roms.toolchain.sandbox import Sandbox
 
 #: Part of every key: to be counted up when trees of before must not be used any more.
 LAYOUT = 1
@@ -76,7 +77,8 @@ class Tree:
 
     root: Path
     user: str | None
-    run: Callable[..., runner.Finished]
+    #: What the tree's programs see of the host; None: they run without namespaces.
+    sandbox: Sandbox | None
     is_fresh: bool = False
     objects: int = 0
 
@@ -124,8 +126,8 @@ class Tree:
         """Remove what has been compiled since make was started: some of it may be half a file."""
         places = [name for name in (bin_folder, "util") if (self.src / name).is_dir()]
         newer = ["find", *places, "-type", "f", "-newer", "../../started", "-delete"]
-        # Asked by itself: this is done after a build was cancelled too.
-        if runner.run(newer, cwd=self.src, user=self.user).returncode:
+        # Without a question whether to stop: this is done after a build was cancelled too.
+        if run(self.sandbox, newer, cwd=self.src, user=self.user).returncode:
             raise OSError(f"What an interrupted build left in {self.src} cannot be removed.")
 
     def used(self, **facts: Any) -> None:
@@ -143,24 +145,34 @@ class Forest:
     source: SourceTree
     user: str | None
     limit: int
-    #: runner.run, with the deadline and the questions of the one build that this is for.
+    #: As the function `run` here, with the deadline and the questions of the one build that this is for.
     run: Callable[..., runner.Finished]
     say: Say
     should_stop: ShouldStop | None = None
+    #: What all sandboxes have in common; None: there are no namespaces to be had.
+    sandbox: Sandbox | None = None
 
     @contextmanager
     def tree(self, spec: TreeSpec) -> Iterator[Tree]:
         """The tree of a feature set, made where there is none; nobody else uses it meanwhile."""
         _folder(self.folder)
         root = self.folder / spec.key
-        with locked(root.with_suffix(".lock"), self.should_stop, lambda: self.say(_WAITING)):
+        with locked(self.lock_of(root), self.should_stop, lambda: self.say(_WAITING)):
             is_fresh = not _is_usable(root)
             if is_fresh:
                 # What was left of a tree whose making was interrupted, for example.
                 shutil.rmtree(root, ignore_errors=True)
                 self._make(root, spec)
             self._support(root / "support")
-            yield Tree(root, self.user, self.run, is_fresh, int(_state(root).get("objects", 0)))
+            yield Tree(root, self.user, self.sandbox_of(root), is_fresh, int(_state(root).get("objects", 0)))
+
+    def lock_of(self, root: Path) -> Path:
+        """A tree's lock: in a folder that the account which compiles cannot enter."""
+        return self.folder.with_name("locks") / f"{root.name}.lock"
+
+    def sandbox_of(self, root: Path, *others: Path) -> Sandbox | None:
+        """What is seen of the host by the programs of a tree, which may read others."""
+        return self.sandbox and self.sandbox.with_folders((root, *others), (root / "tree", root / "tmp"))
 
     def _make(self, root: Path, spec: TreeSpec) -> None:
         _folder(root)
@@ -193,14 +205,14 @@ class Forest:
             )
             if not same or not state.get("built") or not _is_usable(other):
                 continue
-            with suppress(BlockingIOError), locked(other.with_suffix(".lock"), wait=False):
+            with suppress(BlockingIOError), locked(self.lock_of(other), wait=False):
                 if (other / "started").exists():
                     continue
                 self.say("Copying the objects of another feature set; only what differs is compiled again.")
                 make_folder(root / "tree", self.user)
                 # Not hard links: who knows which program writes into a file instead of replacing it.
                 copy = ["cp", "-a", "--reflink=auto", f"../../{other.name}/tree/.", "."]
-                finished = self.run(copy, cwd=root / "tree", user=self.user)
+                finished = self.run(self.sandbox_of(root, other), copy, cwd=root / "tree", user=self.user)
                 if finished.stopped:
                     raise TreeStoppedError
                 if finished.returncode == 0:
@@ -244,7 +256,7 @@ class Forest:
             self._do(["rm", "-f", "--", *gone], src)
 
     def _do(self, command: Sequence[str], src: Path) -> None:
-        finished = self.run(command, cwd=src, user=self.user)
+        finished = self.run(self.sandbox_of(src.parent.parent), command, cwd=src, user=self.user)
         if finished.stopped:
             raise TreeStoppedError
         if finished.returncode:
@@ -260,11 +272,16 @@ class Forest:
         sizes = {tree: int(_state(tree).get("size", 0)) for tree in trees}
         while trees and (sum(sizes[tree] for tree in trees) > self.limit or not _state(trees[-1])):
             oldest = trees.pop()
-            with suppress(BlockingIOError), locked(oldest.with_suffix(".lock"), wait=False):
+            with suppress(BlockingIOError), locked(self.lock_of(oldest), wait=False):
                 shutil.rmtree(oldest, ignore_errors=True)
-                oldest.with_suffix(".lock").unlink(missing_ok=True)
+                self.lock_of(oldest).unlink(missing_ok=True)
                 removed.append(oldest.name)
         return removed
+
+
+def run(sandbox: Sandbox | None, command: Sequence[str], **arguments: Any) -> runner.Finished:
+    """runner.run, in namespaces where there is a sandbox."""
+    return sandbox.run(command, **arguments) if sandbox else runner.run(command, **arguments)
 
 
 _WAITING = "Another build with the same features is running; waiting for it."
@@ -292,6 +309,7 @@ def locked(
 
 def _try_lock(path: Path) -> int | None:
     """The open lock file, or None where another holds it, or has removed it with its tree meanwhile."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with suppress(BlockingIOError, FileNotFoundError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,7 @@
 """Runs one program: clean environment, output to a file that is followed, cancel, time-out, not as root.
 
-A killable program dies with us, its children too, even where we are killed with -9. One that is not killable is left
+A killable program dies with us, its children too, even where we are killed with -9; and what it has left behind when it
+ends, in whatever session, is killed. One that is not killable is left
 alone by everything here and survives us: its output goes to a file, so nobody has to be there to read it.
 """
 
@@ -22,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import BinaryIO, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,11 +79,13 @@ def run(
     keep_fds: Sequence[int] = (),
     user: str | None = None,
     output: Path | None = None,
+    inside: Callable[[list[str]], list[str]] | None = None,
 ) -> Finished:
     """Run a program to its end and tell how it ended. Raises ProgramMissingError, AccountMissingError.
 
     `log` hears the output as it comes, unterminated lines too; `output` is a file that the program appends it to (and
     nobody else may: what is written there is taken for the program's). `should_stop` is asked about once a second.
+    `inside` gets the whole command and returns the one that runs it.
 
     A program that is not `killable` is never signalled: where it should stop or its time is up, `overdue` is called,
     once, and the wait goes on. A callback that fails is logged then, and does not end the wait either.
@@ -91,6 +94,8 @@ def run(
     arguments = [program_path(command[0], variables["PATH"]), *command[1:]]
     if user is not None and os.geteuid() == 0:
         arguments = [*_as_user(user, variables["PATH"]), *arguments]
+    if inside is not None:
+        arguments = inside(arguments)
     with ExitStack() as stack:
         if output is None:
             file = stack.enter_context(tempfile.TemporaryFile(buffering=0)).fileno()
@@ -99,9 +104,10 @@ def run(
             file = os.open(output, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             stack.callback(os.close, file)
         fds = list(keep_fds)
+        ours: BinaryIO | None = None
         if killable:
-            lifeline, ours = os.pipe()
-            stack.callback(os.close, ours)
+            lifeline, end = os.pipe()
+            ours = stack.enter_context(os.fdopen(end, "wb", buffering=0))
             fds.append(lifeline)
             # -I, -S: nothing of the current folder, the environment or site-packages gets a say.
             arguments = [sys.executable, "-I", "-S", str(LIFELINE), str(lifeline), *arguments]
@@ -120,7 +126,7 @@ def run(
         finally:
             if killable:
                 os.close(lifeline)
-        watch = _Watch(process, file, start, began, killable, log, should_stop, timeout, overdue)
+        watch = _Watch(process, file, start, began, killable, log, should_stop, timeout, overdue, ours)
         return watch.to_the_end()
 
 
@@ -166,6 +172,8 @@ class _Watch:
     should_stop: Callable[[], bool] | None
     timeout: float | None
     overdue: Callable[[], None] | None
+    #: Our end of the lifeline.
+    lifeline: BinaryIO | None
     stopped: Stopped | None = None
     _next_ask: float = 0.0
     _kill_at: float | None = None
@@ -214,8 +222,7 @@ class _Watch:
         """Stop the program, or say that it is overdue, where it is time to."""
         if self.stopped:
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
-                self._signal(signal.SIGKILL)
-                self._kill_at = None
+                self._kill()
             return
         if self._is_overdue:
             return
@@ -230,6 +237,15 @@ class _Watch:
             self._is_overdue = True
             if self.overdue:
                 self._call(self.overdue)
+
+    def _kill(self) -> None:
+        """Have the lifeline kill all that the program has started, in whatever session; if that fails, the group."""
+        if self.lifeline and not self.lifeline.closed:
+            self.lifeline.close()
+            self._kill_at = time.monotonic() + GRACE
+        else:
+            self._signal(signal.SIGKILL)
+            self._kill_at = None
 
     def _reason_to_stop(self) -> Stopped | None:
         now = time.monotonic()

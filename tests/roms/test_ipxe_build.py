@@ -87,6 +87,9 @@ class Site:
         assert raised.value.kind == kind, raised.value
         return raised.value
 
+    def lock_of(self, tree: Path) -> Path:
+        return self.folder / "ipxe" / "locks" / f"{tree.name}.lock"
+
     @property
     def trees(self) -> list[Path]:
         return sorted(path for path in (self.folder / "ipxe" / "trees").iterdir() if path.is_dir())
@@ -331,7 +334,7 @@ def test_builds_of_two_feature_sets_do_not_disturb_each_other(site: Site, fresh:
 
 def test_a_second_build_of_the_same_features_waits(site: Site) -> None:
     waiting = "Another build with the same features is running; waiting for it."
-    with ipxe_trees.locked(site.trees[0].with_suffix(".lock")):
+    with ipxe_trees.locked(site.lock_of(site.trees[0])):
         site.error("cancelled", stop_when=waiting)
     assert site.log.decode().count(waiting) == 1
     assert site.build().objects_compiled == 0
@@ -389,10 +392,11 @@ def test_trees_that_were_not_used_for_longest_are_removed(site: Site) -> None:
     assert minimal not in site.trees
     # One that is in use is left alone.
     site.builder.trees_limit = 1
-    with ipxe_trees.locked(site.trees[0].with_suffix(".lock")), ipxe_trees.locked(site.trees[1].with_suffix(".lock")):
+    with ipxe_trees.locked(site.lock_of(site.trees[0])), ipxe_trees.locked(site.lock_of(site.trees[1])):
         site.build(profile="minimal")
     assert len(site.trees) == 2
-    assert len(list((site.folder / "ipxe" / "trees").glob("*.lock"))) == 2
+    assert len(list((site.folder / "ipxe" / "locks").glob("*.lock"))) == 3
+    assert (site.folder / "ipxe" / "locks").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_tree_whose_making_was_interrupted_is_removed_where_nobody_asks_for_it(site: Site) -> None:

@@ -92,6 +92,8 @@ def test_the_trees_script_does_not_run_as_root(tmp_path: Path) -> None:
     (tmp_path / "src" / "drivers" / "x.c").write_text("")
     rules = "\\nDRIVER_80860001 = x\\nROM_TYPE_80860001 = pci\\n"
     (tmp_path / "src" / "util" / "parserom.pl").write_text(f'print "# NIC\\t80860001\\t8086,0001\\taccount $>{rules}";')
+    for path in tmp_path.rglob("*"):
+        path.chmod(0o755)
     tmp_path.chmod(0o700)
     assert catalogue(tmp_path, user="nobody")[0].name == "account 65534"
 

@@ -247,7 +247,7 @@ def test_cancelling(silent: str, folder: Path) -> None:
 
 def test_cancelling_while_another_obtains(upstream: Upstream, folder: Path) -> None:
     tree = SourceTree(str(upstream.folder), "v1", folder)
-    with ipxe_source._locked(folder / "source.lock", None), pytest.raises(SourceStoppedError):
+    with ipxe_source._locked(folder / "locks" / "source.lock", None), pytest.raises(SourceStoppedError):
         tree.obtain(should_stop=lambda: True)
 
 
