@@ -7,6 +7,8 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
+from rescuesite import disk_space
+
 
 class RescueAdminSite(admin.AdminSite):
     site_header = "Rescue"
@@ -36,6 +38,7 @@ class RescueAdminSite(admin.AdminSite):
 
         may_see = request.user.has_perm("machines.view_machine")
         context = {
+            "disk_problem": disk_space.problem(),
             "dashboard": dashboard() if may_see else None,
             "roms": rom_dashboard(request.user),
             "may_see_audit": request.user.has_perm("machines.view_auditentry"),

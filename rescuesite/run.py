@@ -40,9 +40,12 @@ def main() -> NoReturn:
     password = make_first_admin()
     if password:
         print(f"First account: admin, password: {password}  (shown this once; change it in the admin)")
+    from machines.models import StoredFile
     from roms.models import Card
 
     Card.objects.load_curated()
+    # What uploads left behind that a kill ended.
+    StoredFile.objects.discard_unused()
     print(_where(settings.RESCUESITE_BIND), flush=True)
     # A station whose cards need root has a worker of its own; see deploy/.
     no_flash = ["--no-flash"] if os.environ.get("RESCUESITE_STATION") == "" else []

@@ -72,6 +72,8 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    # Before a view, or the check of its CSRF token, looks into the body.
+    "rescuesite.body_limits.BodyLimitMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -204,9 +206,13 @@ STATIC_URL = "static/"
 STATIC_ROOT = RESCUESITE_DATA_DIR / "static"
 WHITENOISE_USE_FINDERS = True
 
-# An initrd may be larger than /tmp.
+# An initrd may be larger than /tmp. What is small enough for whoever may not upload images never reaches the disk.
 FILE_UPLOAD_TEMP_DIR = RESCUESITE_DATA_DIR / "tmp"
-FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
+FILE_UPLOAD_HANDLERS = [
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
+    "rescuesite.uploads.LargeUploadHandler",
+]
+FILE_UPLOAD_MAX_MEMORY_SIZE = 4 << 20
 FILE_UPLOAD_PERMISSIONS = 0o600
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 20_000
 

@@ -24,7 +24,7 @@ from machines import integrity
 from machines.boot import script
 from machines.integrity import Condition
 from machines.models.audit import Actor, AuditEntry, differences
-from rescuesite import locks
+from rescuesite import disk_space, locks
 from rescuesite.data_directory import same_owner
 
 #: A command line longer than this is cut by the x86 kernel (COMMAND_LINE_SIZE), less what the site appends.
@@ -47,13 +47,14 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
     def store(self, chunks: Iterable[bytes]) -> StoredFile:
         """Keep the bytes of `chunks` and return their file; the same bytes are kept once.
 
-        The file is complete and synced to disk before its row exists. Raises OSError where the disk is full.
+        The file is complete and synced to disk before its row exists. Raises OSError where the disk is nearly full.
         """
         digest, size = hashlib.sha256(), 0
         descriptor, draft = tempfile.mkstemp(dir=settings.RESCUESITE_DATA_DIR / "tmp")
         try:
             with os.fdopen(descriptor, "wb") as file:
                 for chunk in chunks:
+                    disk_space.check(len(chunk))
                     digest.update(chunk)
                     size += len(chunk)
                     file.write(chunk)

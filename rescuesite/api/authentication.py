@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.contrib.auth.models import User
+from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed, Throttled
 from rest_framework.request import Request
@@ -11,6 +12,15 @@ from machines.models import APIToken, LoginFailure
 from rescuesite.client_address import source_of
 
 _KEYWORDS = {b"token", b"bearer"}
+
+
+def user_of_token(request: HttpRequest) -> User | None:
+    """The user whose token the request carries; None where it carries none that works."""
+    keyword, *rest = get_authorization_header(request).split() or [b""]  # type: ignore[arg-type]
+    if keyword.lower() not in _KEYWORDS or len(rest) != 1:
+        return None
+    token = APIToken.objects.find(rest[0].decode("latin-1"))
+    return token.user if token else None
 
 
 class TokenAuthentication(BaseAuthentication):

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import Error
 
 from machines.models.image import StoredFile
+from rescuesite import disk_space
 from roms.jobs.running import Run, logger
 from roms.models import Build, Card, JobState
 from roms.toolchain import flashrom
@@ -37,9 +38,14 @@ class BuildRun(Run[Build]):
     """One build."""
 
     model = Build
+    #: Why the disk has no room for this build; empty where it has.
+    _no_room = ""
 
     def work(self) -> None:
         build = self.job
+        if self._lacks_room():
+            self._ended_without_room()
+            return
         self._results(ipxe_ref=settings.RESCUESITE_IPXE_REF)
         listener = Listener(
             log=self.log,
@@ -70,6 +76,14 @@ class BuildRun(Run[Build]):
         self.say(f"{build.file_name}: {result.size} bytes, SHA-256 {stored.sha256}")
         self.end(JobState.SUCCEEDED, artifact=stored, sha256=stored.sha256)
 
+    def should_stop(self) -> bool:
+        """Also where it takes the room that rescues need."""
+        return self._lacks_room() or super().should_stop()
+
+    def _lacks_room(self) -> bool:
+        self._no_room = self._no_room or disk_space.problem()
+        return bool(self._no_room)
+
     def _request(self) -> BuildRequest:
         build, card = self.job, self.job.card
         is_rom = card is not None and build.is_rom
@@ -99,10 +113,17 @@ class BuildRun(Run[Build]):
     def _failed(self, error: BuildError) -> None:
         message = str(error)
         self.say(message)
-        if error.kind is ErrorKind.CANCELLED:
+        if error.kind is ErrorKind.CANCELLED and self._no_room:
+            self._ended_without_room()
+        elif error.kind is ErrorKind.CANCELLED:
             self.end(JobState.CANCELLED, self.stop_reason)
         else:
             self.end(JobState.ERRORED if error.kind in _OURS else JobState.FAILED, message)
+
+    def _ended_without_room(self) -> None:
+        message = f"Nothing is built now: {self._no_room}."
+        self.say(message)
+        self.end(JobState.ERRORED, message)
 
     def _results(self, **values: Any) -> None:
         self._progress |= values

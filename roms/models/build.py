@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator
 from django.db import models
 from django.db.models import Q
 
+from machines.models.audit import Actor
 from machines.models.image import StoredFile
+from rescuesite import disk_space
 from roms.models.card import Card
 from roms.models.job import Job, JobQuerySet, JobState, refuse
 from roms.toolchain import embedded, ipxe_build, ipxe_options, written_script
@@ -230,6 +233,12 @@ class Build(Job):
             if name in _OF_THE_SCRIPT
         ]
         return {"options": problems} if problems else {}
+
+    def submit(self, actor: Actor) -> Self:
+        """As every job; not while the disk is nearly full. Raises ValidationError."""
+        if problem := disk_space.problem():
+            raise ValidationError(f"Nothing is built now: {problem}.")
+        return super().submit(actor)
 
     def clean_fields(self, exclude: Any = None) -> None:
         # The script comes of its spec, in clean().

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import stat
 import subprocess
 import tempfile
@@ -238,6 +239,33 @@ def test_behind_nginx_the_address_rule_is_about_the_client(behind: tuple[Site, i
             nic.request("GET", "/boot?mac=52:54:00:00:00:02", headers={"X-Forwarded-For": "127.0.0.2"})
             told[client] = re.findall(r"set rescuesite (\w+)", nic.getresponse().read().decode())
     assert told == {"127.0.0.2": ["rescue"], "127.0.0.3": ["refused"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "answers"),
+    [
+        ("/admin/login/", "nginx"),
+        ("/admin/machines/machine/add/", "nginx"),
+        ("/api/machines/", "nginx"),
+        ("/admin/machines/rescueimage/add/", "site"),
+        ("/admin/machines/rescueimage/7/change/", "site"),
+        ("/api/images/", "site"),
+        ("/api/images/debian/", "site"),
+    ],
+)
+def test_nginx_passes_on_much_only_where_images_are_uploaded(
+    behind: tuple[Site, int], tmp_path: Path, path: str, answers: str
+) -> None:
+    """Without waiting for the body: the site says at once that it does not know who asks."""
+    port = re.findall(r"127.0.0.1:(\d+) ssl", (tmp_path / "nginx" / "nginx.conf").read_text())[0]
+    context = ssl._create_unverified_context()
+    with closing(http.client.HTTPSConnection("127.0.0.1", int(port), timeout=20, context=context)) as staff:
+        staff.putrequest("POST", path)
+        staff.putheader("Content-Length", str(3 << 30))
+        staff.endheaders()
+        response = staff.getresponse()
+        said = response.read().decode()
+    assert (response.status, "site" if "Log in first" in said else "nginx") == (413, answers)
 
 
 # A database that does not answer

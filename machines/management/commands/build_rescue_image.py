@@ -15,7 +15,8 @@ from machines.management.terminal import actor_named
 from machines.models import AuditEntry, ImageFile, RescueImage, StoredFile
 from machines.representation import image_json
 from machines.rescue_system.build_folder import build_folder
-from machines.rescue_system.builder import PROFILES, Builder, BuildError, Built, Recipe
+from machines.rescue_system.builder import PROFILES, SPACE, Builder, BuildError, Built, Recipe
+from rescuesite import disk_space
 
 _CHUNK = 1 << 20
 
@@ -40,6 +41,8 @@ class Command(BaseCommand):
             actor, _ = actor_named(options["by"]), RescueImage.objects.exists()
         except DatabaseError as error:
             raise CommandError(f"The database is not ready ({error}). Run manage.py migrate.") from error
+        if problem := disk_space.problem(SPACE):
+            raise CommandError(f"Nothing was built: {problem}.")
         started = time.monotonic()
 
         def say(line: str) -> None:
