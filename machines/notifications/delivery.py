@@ -15,7 +15,7 @@ from django.db import Error, connection
 from django.utils import timezone
 
 from machines.models.notification import Delivery, NotificationRule
-from machines.notifications import webhook
+from machines.notifications import chat, webhook
 from machines.notifications.webhook import DeliveryError
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,8 @@ def _send(message: Delivery) -> int | None:
 
 
 def _post(rule: NotificationRule, message: Delivery) -> int:
-    body = json.dumps(message.payload, ensure_ascii=False).encode("utf-8", "replace")
+    payload = message.payload | {"text": chat.plain(message.payload["text"])}
+    body = json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace")
     timestamp = int(time.time())
     headers = {
         "Content-Type": "application/json",

@@ -15,11 +15,12 @@ import ssl
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Self
 from urllib.parse import urlsplit
 
 from machines.addresses import IPAddress, IPNetwork, parse_ip
+from machines.notifications.reachable import objection
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the standard's
 _SECRET_BYTES = 32
@@ -100,36 +101,6 @@ def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
     signed = f"{message_id}.{timestamp}.".encode() + body
     return f"v1,{base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()}"
-
-
-def objection(address: IPAddress, allowed: Sequence[IPNetwork]) -> str:
-    """Why nothing is posted to `address`; empty where it may be.
-
-    `allowed` are the networks that the site's owner named. Link-local addresses, where clouds keep their secrets, are
-    none's to allow; this host itself only by a network that holds nothing else.
-    """
-    inner = _inner(address)
-    named = [network for network in allowed if inner in network]
-    if inner.is_link_local:
-        return f"{inner} is a link-local address"
-    if inner.is_loopback or inner.is_unspecified:
-        return "" if any(network.is_loopback for network in named) else f"{inner} is this host itself"
-    if inner.is_multicast:
-        return f"{inner} is a multicast address"
-    if not inner.is_global and not named:
-        return f"{inner} is no public address, and RESCUESITE_WEBHOOK_NETWORKS does not name its network"
-    return ""
-
-
-def _inner(address: IPAddress) -> IPAddress:
-    """The IPv4 address that an IPv6 one stands for, where it stands for one: it leads there."""
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped or address.sixtofour:
-            return address.ipv4_mapped or address.sixtofour or address
-        # NAT64's well-known prefix, RFC 6052.
-        if int(address) >> 32 == 0x0064FF9B << 64:
-            return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address
 
 
 def resolve(target: Target, allowed: Sequence[IPNetwork]) -> list[IPAddress]:

@@ -1,0 +1,97 @@
+"""Which addresses a message may be posted to: those of others on the public internet. No Django.
+
+Python's own lists are those of its release; what IANA's registries have added or hold back since is completed here.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from machines.addresses import IPAddress, IPNetwork
+
+#: Not globally reachable, or no host's, though Python 3.11 says otherwise.
+#: https://www.iana.org/assignments/iana-ipv4-special-registry and …/iana-ipv6-special-registry
+_SPECIAL = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
+#: The only part of IPv6 from which hosts' public addresses are given out.
+#: https://www.iana.org/assignments/ipv6-address-space
+_UNICAST = ip_network("2000::/3")
+#: Where clouds tell a virtual machine its secrets, besides link-local addresses: Azure, Alibaba, Oracle, AWS, Google.
+_CLOUDS = frozenset(
+    map(ip_address, ("168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
+)
+#: NAT64 (RFC 6052), in whose last 32 bits an IPv4 address stands.
+_NAT64 = ip_network("64:ff9b::/96")
+#: Those that may lead to the IPv4 address in their last 32 bits: NAT64 of a site's own (RFC 8215), and IPv4-compatible
+#: ones (RFC 4291, withdrawn).
+_MAY_EMBED = (ip_network("64:ff9b:1::/48"), ip_network("::/96"))
+
+
+def objection(address: IPAddress, allowed: Sequence[IPNetwork]) -> str:
+    """Why nothing is posted to `address`; empty where it may be.
+
+    `allowed` are the networks that the site's owner named. Link-local addresses and others where clouds keep their
+    secrets are none's to allow; this host itself only by a network that holds nothing else.
+    """
+    return next(filter(None, (_objection(meant, allowed) for meant in _meant(address))), "")
+
+
+def _objection(address: IPAddress, allowed: Sequence[IPNetwork]) -> str:
+    named = [network for network in allowed if address in network]
+    if address.is_link_local or address in _CLOUDS:
+        return f"{address} is a link-local address" + (", or like one" if address in _CLOUDS else "")
+    if address.is_loopback or address.is_unspecified:
+        return "" if any(network.is_loopback for network in named) else f"{address} is this host itself"
+    if address.is_multicast:
+        return f"{address} is a multicast address"
+    if is_own(address):
+        return "" if any(network.num_addresses == 1 for network in named) else f"{address} is this host itself"
+    if not _is_public(address) and not named:
+        return f"{address} is no public address, and RESCUESITE_WEBHOOK_NETWORKS does not name its network"
+    return ""
+
+
+def _is_public(address: IPAddress) -> bool:
+    if any(address in network for network in _SPECIAL):
+        return False
+    return address.is_global and (address.version == 4 or address in _UNICAST)
+
+
+def _meant(address: IPAddress) -> Iterator[IPAddress]:
+    """Where it leads: to the IPv4 address that an IPv6 one stands for, or perhaps to either."""
+    if isinstance(address, IPv4Address) or address.is_loopback or address.is_unspecified:
+        yield address
+        return
+    inner = address.ipv4_mapped or address.sixtofour or (_last_bits(address) if address in _NAT64 else None)
+    yield inner or address
+    if any(address in network for network in _MAY_EMBED):
+        yield _last_bits(address)
+    yield from address.teredo or ()
+
+
+def _last_bits(address: IPv6Address) -> IPv4Address:
+    return IPv4Address(int(address) & 0xFFFFFFFF)
+
+
+def is_own(address: IPAddress) -> bool:
+    """Whether the kernel would deliver to this host what is sent to `address`, on whichever interface it has it.
+
+    Asked of its routing table (rtnetlink(7), RTM_GETROUTE): a look at the interfaces would miss routes to itself, and
+    bind() takes any address where a sysctl says so. Raises OSError where the kernel does not answer.
+    """
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    destination = struct.pack("=HH", 4 + len(address.packed), _RTA_DST) + address.packed
+    route = struct.pack("=8BI", family, address.max_prefixlen, *bytes(6), 0)
+    length = _HEADER.size + len(route) + len(destination)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        kernel.settimeout(5)
+        kernel.sendto(_HEADER.pack(length, _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0) + route + destination, (0, 0))
+        answer = kernel.recv(65536)
+    # Where there is no route at all the answer is an error.
+    return _HEADER.unpack_from(answer)[1] == _RTM_NEWROUTE and answer[_HEADER.size + 7] == _RTN_LOCAL
+
+
+_HEADER = struct.Struct("=IHHII")
+_RTM_NEWROUTE, _RTM_GETROUTE, _NLM_F_REQUEST, _RTA_DST, _RTN_LOCAL = 24, 26, 1, 1, 2
