@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import math
 import os
 import secrets
 import zoneinfo
@@ -85,6 +86,18 @@ def api_rate() -> str:
     if value.isascii() and value.isdigit() and int(value[:9]) > 0:
         return f"{value[:9]}/min"
     raise ImproperlyConfigured(f"RESCUESITE_API_RATE is “{value}”; expected a number of requests a minute.")
+
+
+def seconds(name: str, *, default: float) -> float:
+    """A time in seconds. Raises ImproperlyConfigured for what is no number above zero."""
+    value = os.environ.get(name) or str(default)
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if 0 < number < math.inf:
+        return number
+    raise ImproperlyConfigured(f"{name} is “{value}”; expected a number of seconds, such as 10.")
 
 
 def time_zone(name: str) -> str:

@@ -27,6 +27,8 @@ RESCUESITE_TRUST_UNIX_PEER = "unix" in environment.words("RESCUESITE_TRUSTED_PRO
 RESCUESITE_ACCEL_PREFIX = os.environ.get("RESCUESITE_ACCEL_PREFIX", "")
 #: A boot request is answered within this many seconds whatever the database does; the contract allows 2.
 RESCUESITE_BOOT_DEADLINE: float | None = 1.7
+#: A client may take so many seconds to send a request's head, with a small body; then its connection is closed.
+RESCUESITE_REQUEST_TIMEOUT = environment.seconds("RESCUESITE_REQUEST_TIMEOUT", default=10)
 
 #: Networks that notifications may be posted to though they are not public.
 RESCUESITE_WEBHOOK_NETWORKS = environment.networks("RESCUESITE_WEBHOOK_NETWORKS")

@@ -67,6 +67,25 @@ def site(make_site: MakeSite) -> Site:
     return make_site()
 
 
+@pytest.fixture(scope="module")
+def furnished_copy(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSite]:
+    """Start furnished sites for all tests of a module; their logs are looked at when it ends."""
+    made: list[Site] = []
+    with ExitStack() as stack:
+
+        def make(name: str, environment: Mapping[str, str] | None = None) -> Site:
+            data_dir = tmp_path_factory.mktemp(name) / "site"
+            shutil.copytree(furnished, data_dir)
+            site = stack.enter_context(Site(data_dir, environment))
+            made.append(site)
+            site.start()
+            return site
+
+        yield make
+    for site in made:
+        site.check_log()
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
     """The local disk of a BIOS machine; it prints guest.DISK_MARKER."""

@@ -115,7 +115,7 @@ def target(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     shutil.copytree(furnished, data_dir)
     with Site(data_dir) as site:
         site.manage(
-            "machine", "add", "web09", "--mac", OTHER_MAC, "--identity", "serial=SN ${9}", "--identity", "uuid=#"
+            "machine", "add", "web09", "--mac", OTHER_MAC, "--identity", "serial=SN ${9}", "--identity", "asset=#"
         )
         site.manage("rescue", "enable", "web09")
         site.start()
