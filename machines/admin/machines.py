@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, ClassVar
 
 from django import forms
-from django.contrib import admin
-from django.core.exceptions import PermissionDenied
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import transaction
 from django.db.models import Q, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -23,11 +24,17 @@ from machines.admin.preview import PreviewForm
 from machines.admin.switching import MAX_DIGITS, RescueSwitch
 from machines.admin.tables import MachineTables
 from machines.models import AllowedNetwork, MACAddress, Machine, Sighting
+from machines.models.machine import MachineLockedError
 from machines.models.rescue_terms import MAX_TRIES
 from machines.preview import likely_request
 from machines.smbios import is_placeholder
 from machines.timeline import machine_timeline
 from machines.wording import SHORT_STATES, STATES, reason_text
+
+#: What nobody changes during a rescue who may not enable one: all but the notes.
+_WHO_IT_IS = ("name", "image", "identity", "static_addresses", "gateways", "dns_servers")
+#: What of a machine is listed in inlines: its name in `Machine.revise`, the rows' model, and their column.
+_PARTS = (("macs", MACAddress, "address"), ("allowed_networks", AllowedNetwork, "network"))
 
 
 def may_touch(request: HttpRequest, machine: Machine | None) -> bool:
@@ -207,12 +214,45 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Machine]) -> None:
         with transaction.atomic():
             for machine in queryset:
-                if not may_touch(request, machine):
-                    raise PermissionDenied
                 machine.retire(actor_of(request))
 
-    def described(self, obj: Machine) -> dict[str, Any]:
-        return obj.described()
+    def _record(self, request: HttpRequest, obj: Any, what: str, details: dict[str, Any]) -> None:
+        """The model has left the entry."""
+
+    # What is changed, the model changes
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Machine | None = None) -> Any:
+        fixed = super().get_readonly_fields(request, obj)
+        return fixed if may_touch(request, obj) else (*fixed, *_WHO_IT_IS)
+
+    def changeform_view(self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        machine = self.get_object(request, object_id) if object_id and request.method == "POST" else None
+        # The page was opened before the rescue was enabled: what it says beside the notes is not dropped in silence.
+        if machine and not may_touch(request, machine) and "name" in request.POST:
+            raise MachineLockedError(machine.name)
+        try:
+            return super().changeform_view(request, object_id, *args, **kwargs)
+        except ValidationError as error:
+            # Somebody was faster, or two rows of the page are one address.
+            messages.error(request, f"Nothing was changed. {' '.join(error.messages)}")
+            return HttpResponseRedirect(request.get_full_path())
+
+    def save_model(self, request: HttpRequest, obj: Machine, form: Any, change: bool) -> None:
+        """Not yet: a machine and its addresses are one."""
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        values, machine = _wanted(form.cleaned_data), form.instance
+        if may_touch(request, machine if change else None):
+            values |= {what: _listed(formsets, model, column) for what, model, column in _PARTS}
+        if change:
+            machine.revise(values, actor_of(request))
+        else:
+            networks = values.pop("allowed_networks")
+            added = Machine.objects.add(**values, networks=networks, actor=actor_of(request))
+            machine.pk, machine._state.adding = added.pk, False
+
+    def construct_change_message(self, request: HttpRequest, form: Any, formsets: Any, add: bool = False) -> Any:
+        return super().construct_change_message(request, form, [], add)
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         initial: dict[str, Any] = super().get_changeform_initial_data(request)
@@ -230,10 +270,6 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
             elif sighting.source:
                 kwargs["initial"] = [{"network": sighting.source}]
         return kwargs
-
-    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        super().save_related(request, form, formsets, change)
-        form.instance.adopt_sightings()
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
@@ -253,6 +289,7 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
             "warnings": rescue.warnings() if rescue and not rescue.up_at else [],
             "timeline": machine_timeline(machine),
             "may_switch": self.has_enable_rescue_permission(request),
+            "locked": "" if may_touch(request, machine) else str(MachineLockedError(machine.name)),
             "unverified": machine.is_unverified,
             "identity_remarks": machine.identity_remarks(),
             "max_tries": MAX_TRIES,
@@ -299,6 +336,21 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
         if machine is None:
             raise Http404("There is no such machine.")
         return machine
+
+
+def _wanted(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a form says of a machine, in the words of `Machine.revise`."""
+    values = {name: given[name] for name in ("name", "image", "identity", "notes") if name in given}
+    network = {"addresses": "static_addresses", "gateways": "gateways", "dns": "dns_servers"}
+    if "static_addresses" in given:
+        values["rescue_network"] = {what: given[field].split() for what, field in network.items()}
+    return values
+
+
+def _listed(formsets: Any, model: Any, column: str) -> list[str]:
+    """What the rows of an inline say, without those to be deleted."""
+    rows = [row for formset in formsets if formset.model is model for row in formset.cleaned_data]
+    return [row[column] for row in rows if row.get(column) and not row.get("DELETE")]
 
 
 def _sighting(request: HttpRequest) -> Sighting | None:

@@ -18,7 +18,6 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from machines.admin.auditing import AuditedAdmin, actor_of
-from machines.admin.machines import may_touch
 from machines.admin.search import MACSearch
 from machines.models import AuditEntry, MACAddress, Machine, Sighting
 
@@ -99,15 +98,8 @@ class SightingAdmin(MACSearch, AuditedAdmin):
         form = AttachForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             machine: Machine = form.cleaned_data["machine"]
-            if not may_touch(request, machine):
-                raise PermissionDenied
             try:
-                with transaction.atomic():
-                    machine.add_mac(sighting.mac)
-                    machine.adopt_sightings()
-                    AuditEntry.objects.record(
-                        "mac_attached", actor=actor_of(request), machine=machine, mac=sighting.mac
-                    )
+                machine.attach_mac(sighting.mac, actor_of(request))
             except ValidationError as error:
                 form.add_error(None, ValidationError(error.messages))
             else:

@@ -80,9 +80,8 @@ class MachineTables:
         return self._import_page(request, planned=planned, contents=contents)
 
     def _confirmed(self, request: HttpRequest, contents: str) -> HttpResponse:
-        may_switch = request.user.has_perm(ENABLE_RESCUE)
         try:
-            done = take_over(read(contents.encode()), actor_of(request), may_switch=may_switch)
+            done = take_over(read(contents.encode()), actor_of(request))
         except BulkError as error:
             # What was shown does not hold any more.
             return self._import_page(request, form=UploadForm(), problems=error.problems)

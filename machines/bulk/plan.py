@@ -20,6 +20,7 @@ from machines.bulk.statements import Statements, next_numbers
 from machines.models import Actor, AllowedNetwork, AuditEntry, MACAddress, Machine, Rescue, RescueImage, Sighting
 from machines.models.audit import differences
 from machines.models.identity import check_identity
+from machines.models.machine import ENABLE_RESCUE, MachineLockedError
 
 _BATCH = 500
 #: A machine of which nothing is said; as `Machine.described`.
@@ -92,24 +93,24 @@ class Plan:
 def plan(contents: Contents, *, may_switch: bool = True) -> Plan:
     """Compare a file with what there is; changes nothing. Raises BulkError with all that is wrong.
 
-    Whoever may not switch rescue may not change the addresses of a machine whose rescue is active.
+    Whoever may not switch rescue may change nothing but notes of a machine whose rescue is active.
     """
     return _Planner(contents, may_switch).plan()
 
 
-def take_over(contents: Contents, actor: Actor, *, may_switch: bool = True) -> Plan:
+def take_over(contents: Contents, actor: Actor) -> Plan:
     """Do what `plan` tells, with an audit entry for each machine. Raises BulkError; then nothing was changed.
 
     SQLite has one writer, and machines that boot wait for it: there the plan is made before, and made again only where
     somebody has changed something since.
     """
     seen = AuditEntry.objects.newest()
-    early = _prepared(contents, actor, may_switch) if connection.vendor == "sqlite" else None
+    early = _prepared(contents, actor) if connection.vendor == "sqlite" else None
     try:
         with transaction.atomic():
             if early is None or AuditEntry.objects.changed_since(seen):
                 _hold(contents)
-                early = _prepared(contents, actor, may_switch)
+                early = _prepared(contents, actor)
             planned, statements = early
             statements.run()
     except IntegrityError as error:
@@ -117,8 +118,8 @@ def take_over(contents: Contents, actor: Actor, *, may_switch: bool = True) -> P
     return planned
 
 
-def _prepared(contents: Contents, actor: Actor, may_switch: bool) -> tuple[Plan, Statements]:
-    planned = plan(contents, may_switch=may_switch)
+def _prepared(contents: Contents, actor: Actor) -> tuple[Plan, Statements]:
+    planned = plan(contents, may_switch=actor.may(ENABLE_RESCUE))
     return planned, _statements(planned, actor)
 
 
@@ -162,8 +163,8 @@ class _Planner:
             changes.append(self._change(row, name))
         self._check_macs(changes)
         for change in changes:
-            if change.machine.pk in self.locked and {"macs", "allowed_networks"}.intersection(change.differing):
-                self._wrong(change.row, change.machine.locked_text())
+            if change.machine.pk in self.locked and {*change.differing} - {"notes"}:
+                self._wrong(change.row, str(MachineLockedError(change.machine.name)))
         if self.problems:
             raise BulkError(self.problems)
         remarks = [*self.contents.remarks, *self._weak_values(changes)]

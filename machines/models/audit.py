@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Never
 
@@ -32,10 +32,16 @@ class Actor:
     name: str = ""
     user_pk: int | None = None
     source: str | None = None
+    #: Whose rights are the limit; None where there is none, as at the command line.
+    user: AbstractBaseUser | AnonymousUser | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of_user(cls, user: AbstractBaseUser | AnonymousUser, source: str | None = None) -> Actor:
-        return cls(user.get_username(), user.pk, source)
+        return cls(user.get_username(), user.pk, source, user)
+
+    def may(self, permission: str) -> bool:
+        """Whether they have a permission, such as `machines.enable_rescue`."""
+        return self.user is None or self.user.has_perm(permission)  # type: ignore[union-attr]
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from functools import cache
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, Any
 
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.validators import RegexValidator
 from django.db import models, transaction
 from django.db.models import F, Q
@@ -42,6 +42,16 @@ ENABLE_RESCUE = "machines.enable_rescue"
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 models.CharField.register_lookup(Length)
+
+
+class MachineLockedError(PermissionDenied):
+    """A rescue is active, and who the machine is says what it starts; the message says who may change it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"A rescue of {name} is active: until it ends, only those who may enable rescues change who this machine "
+            "is. Its notes can be changed."
+        )
 
 
 class MachineQuerySet(models.QuerySet["Machine"]):
@@ -296,13 +306,13 @@ class Machine(models.Model):
     def revise(self, values: Mapping[str, Any], actor: Actor) -> bool:
         """Change what `values` name, with its audit entry; all or nothing. False where nothing differs.
 
-        The keys are those of `described`; an image is a RescueImage. Raises ValidationError.
+        The keys are those of `described`; an image is a RescueImage. Raises ValidationError, MachineLockedError.
         """
         with transaction.atomic():
             Machine.objects.lock(self)
             # As it is now, not as it was read.
             self.refresh_from_db()
-            before = self.described()
+            before, is_locked = self.described(), self.is_locked_for(actor)
             for name in ("name", "image", "identity", "notes"):
                 setattr(self, name, values.get(name, getattr(self, name)))
             if "rescue_network" in values:
@@ -316,6 +326,8 @@ class Machine(models.Model):
             changes = differences(before, self.described())
             if not changes:
                 return False
+            if is_locked and changes["after"].keys() - {"notes"}:
+                raise MachineLockedError(before["name"])
             self.adopt_sightings()
             AuditEntry.objects.record(
                 "machine_changed",
@@ -373,9 +385,10 @@ class Machine(models.Model):
         )
 
     def retire(self, actor: Actor) -> None:
-        """Delete the machine, after ending its rescue, with audit entries for both."""
+        """Delete the machine, after ending its rescue, with audit entries for both. Raises MachineLockedError."""
         with transaction.atomic():
             Machine.objects.lock(self)
+            self.check_unlocked(actor)
             if rescue := self.rescues.active().first():
                 rescue.disable(actor, "machine deleted")
             AuditEntry.objects.record(
@@ -383,13 +396,30 @@ class Machine(models.Model):
             )
             self.delete()
 
+    def attach_mac(self, address: str, actor: Actor) -> None:
+        """Let the machine have a card that asked, with its audit entry. Raises ValidationError, MachineLockedError."""
+        with transaction.atomic():
+            Machine.objects.lock(self)
+            self.check_unlocked(actor)
+            self.add_mac(address)
+            self.adopt_sightings()
+            AuditEntry.objects.record("mac_attached", actor=actor, machine=self, mac=address)
+
+    def check_unlocked(self, actor: Actor) -> None:
+        """Raise MachineLockedError where `is_locked_for` holds."""
+        if self.is_locked_for(actor):
+            raise MachineLockedError(self.name)
+
+    def is_locked_for(self, actor: Actor) -> bool:
+        """Whether a rescue is active, which says that `actor` may not change who this machine is.
+
+        Ask in a transaction that holds the machine's row: then no rescue is enabled before the change is made.
+        """
+        return not actor.may(ENABLE_RESCUE) and self.rescues.active().exists()
+
     def may_be_changed_by(self, user: AbstractBaseUser | AnonymousUser) -> bool:
         """Whether the user may change who this machine is: while its rescue is active, that says what it starts."""
         return user.has_perm(ENABLE_RESCUE) or self.active_rescue() is None  # type: ignore[union-attr]
-
-    def locked_text(self) -> str:
-        """Why somebody may not change it now."""
-        return f"A rescue of {self.name} is active: its addresses are for those who may switch rescue."
 
     def adopt_sightings(self) -> None:
         """Drop the sightings of this machine's MAC addresses: they are known now."""
