@@ -94,6 +94,9 @@ def test_the_trees_script_does_not_run_as_root(tmp_path: Path) -> None:
     (tmp_path / "src" / "util" / "parserom.pl").write_text(f'print "# NIC\\t80860001\\t8086,0001\\taccount $>{rules}";')
     for path in tmp_path.rglob("*"):
         path.chmod(0o755)
+    # The site's umask takes from others what an unpacked tree grants them.
+    for path in (tmp_path / "src", *(tmp_path / "src").rglob("*")):
+        path.chmod(0o755)
     tmp_path.chmod(0o700)
     assert catalogue(tmp_path, user="nobody")[0].name == "account 65534"
 
