@@ -132,7 +132,12 @@ def await_site(port: int, process: subprocess.Popen[bytes]) -> None:
             if answer.status == 200:
                 return
         time.sleep(0.2)
-    raise FreshError(f"make run does not answer within {STARTED_WITHIN:.0f} s.")
+    status = process.poll()
+    raise FreshError(
+        f"make run ended with status {status}."
+        if status is not None
+        else f"make run does not answer within {STARTED_WITHIN:.0f} s."
+    )
 
 
 def main() -> int:
@@ -202,11 +207,15 @@ def take(source: Path, root: Path) -> None:
 
 
 def named_by_pip() -> list[Path]:
-    """The host's files and folders that pip's configuration names: packages may lie there."""
+    """The host's files and folders that pip's configuration names: packages may lie there.
+
+    An index (`…/simple`, PEP 503) names files that lie beside it, so what is taken is the folder of both.
+    """
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     words = re.findall(r"(?:file://)?(/[^\s'\",]+)", listed)
-    return sorted({path for path in map(Path, words) if path.exists()})
+    found = {path.parent if path.name == "simple" else path for path in map(Path, words)}
+    return sorted(path for path in found if path.exists())
 
 
 def rom_packages() -> str:
