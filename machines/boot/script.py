@@ -12,6 +12,8 @@ from machines.addresses import hyphenated
 from machines.boot.decide import Outcome, Reason
 from machines.boot.request import SETTINGS
 
+#: Below the boot address: what DHCP names to any iPXE.
+DHCP_SCRIPT = "dhcp.ipxe"
 SHOWN_TOKEN = "<token>"  # noqa: S105 - what stands for a token wherever people read a script
 
 #: Served names that the site gives itself; an image's further files cannot have them.
@@ -179,6 +181,16 @@ def send_on(address: str, mac: str) -> str:
             *_LEAVE,
         ]
     )
+
+
+def for_dhcp(address: str = "/boot") -> str:
+    """What DHCP names as boot file to an iPXE of any age, whose own download of a boot file has no bound.
+
+    It asks as `send_on` does, for the card that got the address; without a site's name in `address`, where this script
+    came from. iPXE of 2019 lacks `iflinkwait` and `ifconf --timeout`, so nothing of the kind is used; and it takes what
+    stands before any colon for a protocol, also in a relative address, so the MAC address is sent with hyphens.
+    """
+    return send_on(address, "${netX/mac:hexhyp}")
 
 
 def question(address: str, settings: Mapping[str, str] = SETTINGS, *, mac: str = "${netX/mac}") -> str:

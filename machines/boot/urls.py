@@ -10,6 +10,7 @@ urlpatterns = [
     path("boot", views.boot),
     path("boot/", views.boot),
     path("rescue.php", views.boot),
+    path(f"boot/{script.DHCP_SCRIPT}", views.dhcp_script),
     re_path(rf"^{_RESCUE}/{script.UP}$", rescue_views.report_up),
     re_path(rf"^{_RESCUE}/(?P<name>(?=.{{1,100}}$)[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*)$", rescue_views.rescue_file),
     path("healthz", views.healthz),

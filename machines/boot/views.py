@@ -42,6 +42,13 @@ def _answered(request: HttpRequest) -> HttpResponse:
     return method_not_allowed("GET, HEAD", body=script.pass_through(Reason.NO_RESCUE))
 
 
+def dhcp_script(request: HttpRequest) -> HttpResponse:
+    """What DHCP names as boot file: the same for everybody, without a look at the database."""
+    if request.method not in {"GET", "HEAD"}:
+        return method_not_allowed("GET, HEAD", body=script.pass_through(Reason.NO_RESCUE))
+    return text(script.for_dhcp())
+
+
 def healthz(request: HttpRequest) -> HttpResponse:
     """The process answers."""
     return text("ok\n")
