@@ -68,6 +68,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     # First: what NICs ask is answered before anything that could redirect, refuse a Host or need a session.
     "machines.boot.middleware.BootFaceMiddleware",
+    "rescuesite.security_headers.SecurityHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from django.urls import Resolver404, resolve
 from drf_spectacular.utils import extend_schema
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.exceptions import NotFound
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.permissions import AllowAny, IsAuthenticated
@@ -74,8 +74,8 @@ class SchemaView(SpectacularAPIView):
     permission_classes = [IsAuthenticated]
 
 
-class DocsView(SpectacularSwaggerView):
-    """The API's pages for people: what there is to ask, to be tried out."""
+class DocsView(SpectacularSwaggerSplitView):
+    """The API's pages for people: what there is to ask, to be tried out. Its script has an answer of its own."""
 
     content_negotiation_class = DefaultContentNegotiation
     permission_classes = [IsAuthenticated]
