@@ -26,7 +26,7 @@ _PLACEHOLDERS = frozenset(
     reserved sample test noenclosure noassettag noassetinformation noassettagspecified allseries sku
     systemserialnumber systemproductname systemmanufacturer systemversion systemname serialnumber serial
     chassisserialnumber baseboardserialnumber productname manufacturer assettag assettagnumber asset
-    0123456789 123456789 1234567890 12345678 1234567 123456 12345 1234 123
+    0 x 0123456789 123456789 1234567890 12345678 1234567 123456 12345 1234 123
     03000200040005000006000700080009 00020003000400050006000700080009 12345678123456781234567812345678
     123456781234567890abcddeefaabbcc 00112233445566778899aabbccddeeff ffeeddccbbaa99887766554433221100
     """,
@@ -76,7 +76,8 @@ def is_placeholder(name: str, text: str) -> bool:
     if name in ADDRESSES or name == "user_agent":
         return False
     letters = re.sub(r"[\W_]", "", comparable(name, text))
-    return len(set(letters)) <= 1 or letters in _PLACEHOLDERS
+    repeated = len(letters) != 1 and len(set(letters)) <= 1
+    return repeated or letters in _PLACEHOLDERS
 
 
 def telling(identity: Mapping[str, str]) -> frozenset[tuple[str, str]]:

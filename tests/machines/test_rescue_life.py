@@ -185,7 +185,7 @@ def test_enabling_without_any_key_warns(machine: Machine, image: RescueImage) ->
 
 def test_enabling_an_unverified_machine_warns(db: None, image: RescueImage, actor: Actor) -> None:
     machine = Machine.objects.add("open", macs=[MAC], networks=[], actor=actor)
-    assert any("no network and no identity" in warning for warning in enable(machine).warnings())
+    assert any("lists no network, and nothing that only it says" in warning for warning in enable(machine).warnings())
 
 
 # One boot

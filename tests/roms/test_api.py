@@ -140,7 +140,7 @@ def test_a_medium_for_all_cards_needs_no_card(admin_client: Client, db: None) ->
         ({"script": {}}, "script", "site: It is required"),
         ({"script": {"sight": "http://192.0.2.1"}}, "script", "sight: There is no such field"),
         ({"script": {"site": "http://192.0.2.1", "network": {"ip": "x"}}}, "script", "network.netmask: It is required"),
-        ({"script": {"text": "echo"}}, "script", "first line must be"),
+        ({"script": {"text": "echo"}}, "script", "must begin with “#!ipxe”"),
         ({"script": {"text": 5}}, "script", "It is a text"),
         ({"script": {"text": "#!ipxe\n", "site": "http://192.0.2.1"}}, "script", "not both"),
         ({"script": "#!ipxe"}, "script", "Expected a dictionary"),

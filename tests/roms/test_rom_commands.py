@@ -190,7 +190,7 @@ def test_a_card_is_named_by_its_key_or_by_words_that_fit_it_alone(words: str, ca
         (["8086:1229", *SITE, "--output", "/nowhere/x.rom"], "no such folder"),
         (["8086:1229", *SITE, "--output", "x.rom", "--pad", "64k"], "pad: Write a number of bytes"),
         (["8086:1229", "--script", "/nowhere/x.ipxe"], "Cannot read /nowhere/x.ipxe"),
-        (["8086:1229", "--script", "/dev/null"], "first line must be"),
+        (["8086:1229", "--script", "/dev/null"], "must begin with “#!ipxe”"),
         (["8086:1229", "--script", "/dev/null", "--tries", "3", "--link-wait", "4"], "leave out --tries, --link-wait"),
     ],
 )
