@@ -89,6 +89,7 @@ def test_a_rom_is_built_from_the_form_with_its_preview_and_followed_to_its_end(s
     staff.get_by_label("Address of the site").fill("http://192.0.2.10:8000")
     expect(preview(staff)).to_contain_text("http://192.0.2.10:8000/boot?mac=${netX/mac}")
     choose(staff, "card", "pro/100 1229", "82557")
+    staff.get_by_label("Features").select_option("standard")
     expect(preview(staff)).to_contain_text("Does not fit the chip")
     expect(preview(staff)).to_contain_text("84,992 bytes")
     shoot(staff, "rom-build")
