@@ -97,7 +97,10 @@ def rom(portal: Portal, tmp_path: Path) -> Callable[[str], Path]:
     return built
 
 
-@pytest.mark.parametrize("profile", ["standard", "everything", "minimal"])
+@pytest.mark.parametrize(
+    "profile",
+    ["standard", pytest.param("everything", marks=pytest.mark.soak), pytest.param("minimal", marks=pytest.mark.soak)],
+)
 def test_a_machine_behind_a_portal_boots_its_disk(
     profile: str, rom: Callable[[str], Path], portal: Portal, disk: Path, tmp_path: Path
 ) -> None:
