@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from roms.toolchain.embedded import DHCP, ScriptSpec, StaticNetwork, render
+from roms.toolchain.embedded import DHCP, ScriptSpec, StaticNetwork, option_values, render, required_options
 from roms.toolchain.ipxe_build import Builder, BuildRequest, Target
 from roms.toolchain.ipxe_source import DEFAULT_REF, SourceTree
 from tests.e2e import guest
@@ -112,18 +112,20 @@ class Workshop:
         self.port = port
         self._folder = folder
 
-    def own(self, target: Target, fault: Fault, profile: str) -> Path:
+    def own(self, target: Target, fault: Fault) -> Path:
         """A ROM or program of the site's. Skips the test where there is no source of iPXE."""
         source = os.environ.get("RESCUESITE_IPXE_SOURCE", "")
         if not source:
             pytest.skip("RESCUESITE_IPXE_SOURCE points to no source tree of iPXE")
         spec = ScriptSpec(f"http://{fault.host}:{self.port}", fault.network, tries=2, timeout=3, link_wait=3)
         script = render(spec).encode()
-        kept = self._folder / f"{target}-{profile}-{hashlib.sha256(script).hexdigest()[:12]}"
+        kept = self._folder / f"{target}-{hashlib.sha256(script).hexdigest()[:12]}"
         if not kept.exists():
             builder = Builder(SourceTree(source, DEFAULT_REF, guest.CACHE / "ipxe"), guest.CACHE / "ipxe")
             card = "8086:100e" if target.needs_card else ""
-            built = builder.build(BuildRequest(target, script, card, profile=profile), self._folder)
+            options = {**dict.fromkeys(sorted(required_options(spec)), True), **option_values(spec)}
+            request = BuildRequest(target, script, card, options=options, banner=0)
+            built = builder.build(request, self._folder)
             built.artifact.rename(kept)
         return kept
 
@@ -145,14 +147,10 @@ def _bios_script(workshop: Workshop, fault: Fault, folder: Path) -> VirtualServe
     return VirtualServer(guest.disk_image(folder / "disk"), tftp=tftp, boot_file="boot.ipxe", **fault.options)
 
 
-def _bios_own(profile: str) -> Way:
-    """The site's own ROM."""
-
-    def way(workshop: Workshop, fault: Fault, folder: Path) -> VirtualServer:
-        rom = workshop.own(Target.ROM, fault, profile)
-        return VirtualServer(guest.disk_image(folder / "disk"), rom=rom, **fault.options)
-
-    return way
+def _bios_own(workshop: Workshop, fault: Fault, folder: Path) -> VirtualServer:
+    """The site's own ROM. What each of its profiles makes of a portal is in test_captive_portal.py."""
+    rom = workshop.own(Target.ROM, fault)
+    return VirtualServer(guest.disk_image(folder / "disk"), rom=rom, **fault.options)
 
 
 def _uefi(folder: Path, **options: Any) -> VirtualServer:
@@ -167,14 +165,14 @@ def _uefi_stock(workshop: Workshop, fault: Fault, folder: Path) -> VirtualServer
 
 def _uefi_own_rom(workshop: Workshop, fault: Fault, folder: Path) -> VirtualServer:
     """OVMF, the site's own ROM."""
-    return _uefi(folder, rom=workshop.own(Target.EFIROM, fault, "minimal"), **fault.options)
+    return _uefi(folder, rom=workshop.own(Target.EFIROM, fault), **fault.options)
 
 
 def _uefi_own_program(workshop: Workshop, fault: Fault, folder: Path) -> VirtualServer:
     """OVMF, the site's own program on a disk that is first in the order; the firmware knows no network."""
     boot = folder / "stick" / "EFI" / "BOOT"
     boot.mkdir(parents=True)
-    program = workshop.own(Target.EFI, fault, "minimal")
+    program = workshop.own(Target.EFI, fault)
     (boot / "BOOTX64.EFI").write_bytes(program.read_bytes())
     return _uefi(folder, stick=folder / "stick", **fault.options)
 
@@ -182,7 +180,7 @@ def _uefi_own_program(workshop: Workshop, fault: Fault, folder: Path) -> Virtual
 WAYS: dict[str, Way] = {
     "bios stock": _bios_stock,
     "bios script": _bios_script,
-    "bios own": _bios_own("minimal"),
+    "bios own": _bios_own,
     "uefi stock": _uefi_stock,
     "uefi rom": _uefi_own_rom,
     "uefi program": _uefi_own_program,

@@ -1,6 +1,8 @@
 """Real boots on UEFI (OVMF), and the exit status with which scripts leave iPXE on either firmware."""
 
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,22 @@ def test_a_uefi_machine_without_rescue_boots_its_disk(site: Site, efi: Efi) -> N
         # OVMF has four network boot entries of its own for the card; without a cable they give up at once.
         server.unplug()
         server.wait_for(guest.DISK_MARKER)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_with_its_cable_in_a_uefi_machine_boots_its_disk_after_the_firmware_has_tried_the_card_in_four_other_ways(
+    efi: Efi, record_property: Callable[[str, object], None]
+) -> None:
+    # DHCP names no boot file: all four wait for one.
+    with VirtualServer(efi.disk, uefi_vars=efi.vars) as server:
+        server.wait_for(">>Start PXE over IPv4")
+        left = time.monotonic()
+        server.wait_for(guest.DISK_MARKER, timeout=600)
+        took = time.monotonic() - left
+    asked = re.findall(">>Start (PXE|HTTP Boot) over (IPv[46])", server.text)
+    assert asked == [("PXE", "IPv4"), ("PXE", "IPv6"), ("HTTP Boot", "IPv4"), ("HTTP Boot", "IPv6")]
+    record_property("measured", f"OVMF's own network entries, after iPXE has left: {took:.0f} s")
 
 
 def test_a_uefi_machine_with_rescue_enabled_boots_the_rescue_kernel_with_keys_and_comes_up(
