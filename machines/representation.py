@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
 
 from machines.models import AuditEntry, Delivery, Machine, NotificationRule, Rescue, RescueImage, Sighting
 from machines.timeline import Event
+
+if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
+    from django.contrib.auth.models import AnonymousUser
 
 
 def machine_json(machine: Machine, now: datetime | None = None) -> dict[str, Any]:
@@ -97,14 +101,18 @@ def event_json(event: Event) -> dict[str, Any]:
     }
 
 
-def rule_json(rule: NotificationRule) -> dict[str, Any]:
-    """A notification rule, without its secret; `machines` is null where it is about all."""
+def rule_json(rule: NotificationRule, *, whole_url: bool = True) -> dict[str, Any]:
+    """A notification rule, without its secret; `machines` is null where it is about all.
+
+    Without the `whole_url`, whose path may be a secret of the receiver, only where that is.
+    """
     return {
         "id": rule.pk,
         "name": rule.name,
         "active": rule.is_active,
         "kind": rule.kind,
-        "url": rule.url,
+        "owner": rule.owner_name or None,
+        "url": rule.url if whole_url or not rule.url else rule.destination,
         "recipients": rule.addresses,
         "events": rule.events,
         "overdue_minutes": rule.overdue_minutes,
@@ -112,7 +120,7 @@ def rule_json(rule: NotificationRule) -> dict[str, Any]:
     }
 
 
-def delivery_json(message: Delivery) -> dict[str, Any]:
+def delivery_json(message: Delivery, viewer: AbstractBaseUser | AnonymousUser) -> dict[str, Any]:
     return {
         "id": message.pk,
         "message_id": message.message_id,
@@ -124,7 +132,7 @@ def delivery_json(message: Delivery) -> dict[str, Any]:
         "delivered_at": iso(message.delivered_at),
         "next_try_at": iso(message.next_try_at) if message.state == Delivery.State.WAITING else None,
         "tries": message.log,
-        "payload": message.payload,
+        "payload": message.payload_for(viewer),
     }
 
 

@@ -14,6 +14,7 @@ class RescueAdminSite(admin.AdminSite):
     site_header = "Rescue"
     site_title = "Rescue"
     index_title = "How things stand"
+    password_change_template = "machines/own_password.html"  # noqa: S105 - a template
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         from rescuesite.login import LoginForm

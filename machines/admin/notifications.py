@@ -55,20 +55,38 @@ class NotificationRuleAdmin(OfferedLookups):
     """The model leaves the audit entries, as programs make rules too."""
 
     form = NotificationRuleForm
-    list_display = ("name", "is_active", "goes_to", "tells_of", "of_machines", "undelivered")
+    list_display = ("name", "is_active", "goes_to", "tells_of", "of_machines", "whose", "undelivered")
     list_filter = ("is_active", "kind")
     search_fields = ("name", "url", "recipients")
     ordering = ("name",)
     autocomplete_fields = ("machines",)
     actions = ("send_test", "renew_secret")
     fieldsets = (
-        (None, {"fields": ("name", "is_active")}),
+        (
+            None,
+            {
+                "fields": ("name", "is_active"),
+                "description": "A rule tells what its owner may see. Whoever saves it becomes its owner.",
+            },
+        ),
         ("What is told", {"fields": ("events", "overdue_minutes", "all_machines", "machines")}),
         ("Whom", {"fields": ("kind", "url", "recipients")}),
     )
 
+    def get_fieldsets(self, request: HttpRequest, obj: NotificationRule | None = None) -> Any:
+        shown = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return shown
+        # The path of an address may be a secret of the receiver: it is for those who may change it.
+        return (*shown[:2], ("Whom", {"fields": ("kind", "goes_to", "recipients")}))
+
+    def get_search_fields(self, request: HttpRequest) -> Any:
+        fields = super().get_search_fields(request)
+        return fields if self.has_change_permission(request) else [name for name in fields if name != "url"]
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[NotificationRule]:
         rules: QuerySet[NotificationRule] = super().get_queryset(request).prefetch_related("machines")
+        rules = rules.select_related("owner")
         states = {"waiting_number": Delivery.State.WAITING, "given_up_number": Delivery.State.GIVEN_UP}
         return rules.annotate(
             **{name: Count("deliveries", Q(deliveries__state=state)) for name, state in states.items()}
@@ -81,6 +99,11 @@ class NotificationRuleAdmin(OfferedLookups):
     @admin.display(description="tells of")
     def tells_of(self, rule: NotificationRule) -> str:
         return ", ".join(rule.events)
+
+    @admin.display(description="owner")
+    def whose(self, rule: NotificationRule) -> str:
+        gone = rule.owner_name and (rule.owner is None or not rule.owner.is_active)
+        return f"{rule.owner_name} (no active account: tells nothing)" if gone else rule.owner_name or "the console"
 
     @admin.display(description="machines")
     def of_machines(self, rule: NotificationRule) -> str:
@@ -175,6 +198,15 @@ class DeliveryAdmin(OfferedLookups):
         "event", "machine", "rule_name", "text", "standing", "created_at", "delivered_at", "next", "all_tries",
         "message_id", "message",
     )  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
+        return Delivery.objects.visible_to(request.user)
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Delivery | None:
+        message: Delivery | None = super().get_object(request, object_id, from_field)
+        if message:
+            message.payload = message.payload_for(request.user)
+        return message
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

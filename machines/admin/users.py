@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse
 
-from machines.admin.auditing import AuditedAdmin
+from machines.admin.auditing import AuditedAdmin, actor_of
+from machines.models import APIToken
+from machines.models.rights import may_touch_account
 
 admin.site.unregister(User)
 admin.site.unregister(Group)
@@ -21,7 +23,12 @@ _POWERS = ("is_superuser", "groups", "user_permissions")
 
 @admin.register(User)
 class AuditedUserAdmin(AuditedAdmin, UserAdmin[User]):
-    """Those who may edit users may neither touch a superuser nor hand out permissions, unless they are one."""
+    """Those who may edit users touch nobody who holds a right that they lack.
+
+    Rights, groups and superusers are for superusers alone.
+    """
+
+    change_user_password_template = "machines/user_password.html"  # noqa: S105 - a template
 
     def described(self, obj: User) -> dict[str, Any]:
         return {
@@ -42,9 +49,36 @@ class AuditedUserAdmin(AuditedAdmin, UserAdmin[User]):
         fixed = super().get_readonly_fields(request, obj)
         return fixed if request.user.is_superuser else (*fixed, *_POWERS)
 
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        return super().has_change_permission(request, obj) and self._may_touch(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
+
+    @staticmethod
+    def _may_touch(request: HttpRequest, obj: User | None) -> bool:
+        return obj is None or may_touch_account(request.user, obj)  # type: ignore[arg-type]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        user = self.get_object(request, object_id)
+        if user and request.method == "GET" and not self._may_touch(request, user):
+            messages.info(request, f"{user} holds a right that you lack, so you cannot change this account.")
+        return super().change_view(request, object_id, form_url, extra_context)
+
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002 - Django's name
+        """Django's own; what logs in beside the password ends with it, where somebody else sets it."""
         with transaction.atomic():
-            return super().user_change_password(request, id, form_url)
+            before = self.get_object(request, id)
+            response = super().user_change_password(request, id, form_url)
+            if before and before.pk != request.user.pk:
+                after = User.objects.get(pk=before.pk)
+                if after.password != before.password and (
+                    gone := APIToken.objects.revoke_all(after, actor_of(request))
+                ):
+                    messages.info(request, f"Deleted with the old password: {gone} API token{'s' if gone > 1 else ''}.")
+        return response
 
 
 @admin.register(Group)

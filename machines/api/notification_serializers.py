@@ -24,14 +24,19 @@ class NotificationRuleSerializer(serializers.Serializer[NotificationRule]):
     name = serializers.CharField()
     active = serializers.BooleanField()
     kind = serializers.ChoiceField(NotificationRule.Kind.choices)
-    url = serializers.CharField()
+    owner = serializers.CharField(
+        allow_null=True, help_text="Who changed it last: it tells what they may see. Null: the console made it."
+    )
+    url = serializers.CharField(help_text="Whole for those who may change rules; its path may be a secret.")
     recipients = serializers.ListField(child=serializers.CharField())
     events = serializers.ListField(child=serializers.ChoiceField(Event.choices))
     overdue_minutes = serializers.IntegerField()
     machines = serializers.ListField(child=serializers.CharField(), allow_null=True, help_text="Null: all.")
 
     def to_representation(self, instance: NotificationRule) -> dict[str, Any]:
-        return representation.rule_json(instance)
+        request = self.context.get("request")
+        may_change = request is None or request.user.has_perm("machines.change_notificationrule")
+        return representation.rule_json(instance, whole_url=may_change)
 
 
 class NewNotificationRuleSerializer(NotificationRuleSerializer):
@@ -132,4 +137,4 @@ class DeliverySerializer(serializers.Serializer[Delivery]):
     payload = serializers.DictField()
 
     def to_representation(self, instance: Delivery) -> dict[str, Any]:
-        return representation.delivery_json(instance)
+        return representation.delivery_json(instance, self.context["request"].user)

@@ -92,7 +92,8 @@ class NotificationRuleViewSet(
     @action(detail=True, methods=["post"])
     def test(self, request: Request, pk: str) -> Response:
         message = self.get_object().send_test(actor_of(request))
-        return Response(serializers.DeliverySerializer(message).data, status.HTTP_202_ACCEPTED)
+        shown = serializers.DeliverySerializer(message, context=self.get_serializer_context())
+        return Response(shown.data, status.HTTP_202_ACCEPTED)
 
     @extend_schema(
         summary="Sign with a new secret from now on",
@@ -127,6 +128,9 @@ class DeliveryViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMix
             "GET": "machines.view_delivery",
             "POST": ("machines.view_delivery", "machines.change_notificationrule"),
         }
+
+    def get_queryset(self) -> QuerySet[Delivery]:
+        return Delivery.objects.visible_to(self.request.user)
 
     @extend_schema(
         summary="Send it once more, under the same id", request=None, responses={202: serializers.DeliverySerializer}

@@ -43,6 +43,14 @@ class APITokenQuerySet(models.QuerySet["APIToken"]):
         lives = Q(expires_at__isnull=True) | Q(expires_at__gt=now or timezone.now())
         return self.filter(lives, user__is_active=True)
 
+    def revoke_all(self, user: User, actor: Actor) -> int:
+        """Delete all tokens of a user, with an audit entry for each; returns how many."""
+        with transaction.atomic():
+            tokens = list(self.filter(user=user))
+            for token in tokens:
+                token.revoke(actor)
+        return len(tokens)
+
     def find(self, clear: str) -> APIToken | None:
         """The usable token with this clear text, with its user."""
         if not clear.startswith(PREFIX) or len(clear) > _MAX_LENGTH:

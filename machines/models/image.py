@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.validators import RegexValidator
 from django.db import models, transaction
 from django.db.models import Q
@@ -427,7 +427,10 @@ class RescueImage(models.Model):
             transaction.on_commit(StoredFile.objects.discard_unused)
 
     def make_default(self, actor: Actor) -> None:
-        """Let this image be the default, and no other; nothing where it is already."""
+        """Let this image be the default, and no other; nothing where it is already.
+
+        Raises PermissionDenied where `actor` may not change images, and another one is the default.
+        """
         if self.is_default:
             return
         with transaction.atomic():
@@ -435,6 +438,8 @@ class RescueImage(models.Model):
 
     def _make_default(self, actor: Actor) -> None:
         former = RescueImage.objects.default()
+        if former and not actor.may("machines.change_rescueimage"):
+            raise PermissionDenied(f"{former} is the default image: who takes its place must be allowed to change it.")
         AuditEntry.objects.record(
             "default_image_changed",
             actor=actor,

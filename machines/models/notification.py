@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import models, transaction
@@ -26,10 +27,14 @@ from machines.notifications import events, webhook
 from machines.notifications.events import Event
 
 if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
+    from django.contrib.auth.models import AnonymousUser
+
     from machines.models.rescue import Rescue
 
 logger = logging.getLogger(__name__)
 
+_BACKEND = "django.contrib.auth.backends.ModelBackend"
 MAX_RECIPIENTS = 20
 #: Minutes.
 MAX_OVERDUE = 7 * 24 * 60
@@ -42,11 +47,19 @@ BREATHER = timedelta(seconds=30)
 
 
 class NotificationRuleQuerySet(models.QuerySet["NotificationRule"]):
-    def about(self, event: str, machine_pk: int | None) -> list[NotificationRule]:
+    def about(self, event: str, machine_pk: int | None, action: str = "") -> list[NotificationRule]:
         """The active rules that tell of `event` for this machine, or for none. One query."""
         anyone = Q(all_machines=True)
         for_it = anyone if machine_pk is None else anyone | Q(machines=machine_pk)
-        return [rule for rule in self.filter(for_it, is_active=True).distinct() if event in rule.events]
+        rules = self.filter(for_it).of_entitled(event, action).distinct()
+        return [rule for rule in rules if event in rule.events]
+
+    def of_entitled(self, event: str, action: str = "") -> NotificationRuleQuerySet:
+        """The active rules whose owners may see `event` now; those that the site's console made have no owner."""
+        entitled = Q(owner_name="")
+        for right in events.needed_rights(event, action):
+            entitled |= Q(owner__in=get_user_model()._default_manager.with_perm(right, backend=_BACKEND).values("pk"))
+        return self.filter(entitled, is_active=True)
 
 
 class NotificationRule(models.Model):
@@ -76,6 +89,12 @@ class NotificationRule(models.Model):
     )
     all_machines = models.BooleanField("all machines", default=True, help_text="Otherwise those that you choose.")
     machines = models.ManyToManyField(Machine, blank=True, related_name="+")
+    #: Whoever changed it last. It tells what they may see, and nothing once they are gone.
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, editable=False, related_name="+"
+    )
+    #: Empty for a rule that the site's console made: nobody's rights are its limit.
+    owner_name = models.CharField("owner", max_length=150, blank=True, editable=False)
     #: The site signs with it, so it has to know it; people see it once.
     secret = models.CharField(max_length=100, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -129,12 +148,28 @@ class NotificationRule(models.Model):
         """Store this new rule, with its audit entry, and return its signing secret. Raises ValidationError."""
         machines = list(machines)
         self.secret = webhook.new_secret()
+        self._belongs_to(actor)
         self.check_with(machines)
         with transaction.atomic():
             self.save(force_insert=True)
             self.machines.set(machines)
             self.record("added", actor, self.described())
         return self.secret
+
+    def _belongs_to(self, actor: Actor) -> None:
+        self.owner_id = actor.user_pk
+        self.owner_name = actor.name if actor.user_pk else ""
+
+    def objection_to_telling(self, event: str, action: str = "") -> str:
+        """Why its owner is not told of `event`, empty where they are. `action` is the audit entry's."""
+        if not self.owner_name:
+            return ""
+        if self.owner is None or not self.owner.is_active:
+            return f"{self.owner_name}, whose rule it is, has no active account. Whoever saves the rule is its owner."
+        rights = events.needed_rights(event, action)
+        if rights and not any(self.owner.has_perm(right) for right in rights):
+            return f"{self.owner_name}, whose rule it is, may not see this. Whoever saves the rule is its owner."
+        return ""
 
     def check_with(self, machines: Iterable[Machine]) -> None:
         """Raise ValidationError where this rule, with these machines, makes no sense."""
@@ -163,6 +198,7 @@ class NotificationRule(models.Model):
             "active": self.is_active,
             "kind": self.kind,
             "destination": self.destination,
+            "owner": self.owner_name,
             "events": self.events,
             "overdue_minutes": self.overdue_minutes,
             "all_machines": self.all_machines,
@@ -177,7 +213,9 @@ class NotificationRule(models.Model):
         with transaction.atomic():
             NotificationRule.objects.select_for_update().get(pk=self.pk)
             self.refresh_from_db()
-            before, url = self.described(), self.url
+            before, url, owner = self.described(), self.url, self.owner_id
+            # Or somebody would be told, at an address of theirs, what another may see.
+            self._belongs_to(actor)
             for name, value in values.items():
                 setattr(self, name, value)
             self.check_with(self.machines.all() if machines is None else machines)
@@ -186,7 +224,7 @@ class NotificationRule(models.Model):
             if machines is not None:
                 self.machines.set(machines)
             changes = differences(before, self.described())
-            if not changes and url == self.url:
+            if not changes and url == self.url and owner == self.owner_id:
                 return False
             # An address that differs in its path alone is not shown: that may be a secret.
             self.record("changed", actor, changes or {"before": {}, "after": {}})
@@ -250,7 +288,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     ) -> None:
         """Queue `event` for each rule that tells of it, once for each key."""
         if rules is None:
-            rules = NotificationRule.objects.about(event, machine_pk)
+            rules = NotificationRule.objects.about(event, machine_pk, entry.action if entry else "")
         if rules:
             self.bulk_create(
                 [Delivery.of(rule, event, key, at, machine, rescue, entry) for rule in rules], ignore_conflicts=True
@@ -265,7 +303,18 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
     def due(self, now: datetime) -> DeliveryQuerySet:
         """Those to be tried at `now`, oldest first."""
-        return self.free(now).filter(next_try_at__lte=now).select_related("rule").order_by("pk")
+        return self.free(now).filter(next_try_at__lte=now).select_related("rule__owner").order_by("pk")
+
+    def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> DeliveryQuerySet:
+        """Those that tell what the user may see elsewhere too."""
+        actor = Actor.of_user(user)
+        seen = Q(event=events.TEST)
+        if any(map(actor.may, events.needed_rights(Event.ENABLED))):
+            seen |= ~Q(event__in=[events.TEST, *events.JOB_EVENTS])
+        for action, rights in events.JOB_RIGHTS.items():
+            if any(map(actor.may, rights)):
+                seen |= Q(event__in=events.JOB_EVENTS, payload__data__audit__action=action)
+        return self.filter(seen)
 
     def given_up_since(self, since: datetime) -> DeliveryQuerySet:
         return self.filter(state=Delivery.State.GIVEN_UP, rule__isnull=False, next_try_at__gte=since)
@@ -355,6 +404,18 @@ class Delivery(models.Model):
             payload=payload,
         )
 
+    @property
+    def action(self) -> str:
+        """That of the audit entry that it tells of; empty where it tells of none."""
+        entry: Mapping[str, Any] = self.payload["data"]["audit"] or {}
+        return str(entry.get("action", ""))
+
+    def payload_for(self, user: AbstractBaseUser | AnonymousUser | None) -> dict[str, Any]:
+        """What stands in it for `user`: without the audit entry for who may not read the log. None: for the console."""
+        if user is None or user.has_perm(events.AUDIT_RIGHT):  # type: ignore[union-attr]
+            return self.payload
+        return {**self.payload, "data": {**self.payload["data"], "audit": None}}
+
     # Trying
 
     def claim(self, now: datetime) -> bool:
@@ -394,6 +455,13 @@ class Delivery(models.Model):
             log=self.log,
         )
         Delivery.objects.due(now).filter(rule=self.rule_id).exclude(pk=self.pk).update(next_try_at=now + BREATHER)
+
+    def give_up(self, now: datetime, error: str) -> None:
+        """Write down why it is not sent, now or later."""
+        self._note(now, None, error)
+        Delivery.objects.waiting().filter(pk=self.pk).update(
+            state=self.State.GIVEN_UP, next_try_at=now, leased_until=None, last_error=error[:1000], log=self.log
+        )
 
     def _note(self, now: datetime, status: int | None, error: str) -> None:
         self.log = [*self.log, {"at": now.isoformat(), "status": status, "error": error[:1000]}][-20:]

@@ -32,7 +32,8 @@ def announce_what_time_did(now: datetime | None = None) -> None:
     As often as one likes: each is told once. Nothing of a rescue is changed.
     """
     now = now or timezone.now()
-    rules = list(NotificationRule.objects.filter(is_active=True).prefetch_related("machines"))
+    # All that time does, it does to rescues.
+    rules = list(NotificationRule.objects.of_entitled(Event.ENDED).prefetch_related("machines"))
     told = {event for rule in rules for event in rule.events}
     found = [
         *(_expired(now) if Event.ENDED in told else ()),

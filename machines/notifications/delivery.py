@@ -60,6 +60,10 @@ def _deliver_in_order(messages: list[Delivery]) -> int:
             break
         if not message.claim(timezone.now()):
             continue
+        # As it is now: when it was queued, its owner might still see it.
+        if message.rule and (why := message.rule.objection_to_telling(message.event, message.action)):
+            message.give_up(timezone.now(), why)
+            continue
         try:
             status = _send(message)
         except DeliveryError as error:
@@ -79,7 +83,7 @@ def _send(message: Delivery) -> int | None:
         raise DeliveryError("The rule was deleted.")
     try:
         if rule.kind == NotificationRule.Kind.EMAIL:
-            _mail(rule, message.payload, message.message_id)
+            _mail(rule, message.payload_for(rule.owner), message.message_id)
             return None
         return _post(rule, message)
     except DeliveryError:
@@ -91,7 +95,7 @@ def _send(message: Delivery) -> int | None:
 
 
 def _post(rule: NotificationRule, message: Delivery) -> int:
-    payload = message.payload | {"text": chat.plain(message.payload["text"])}
+    payload = message.payload_for(rule.owner) | {"text": chat.plain(message.payload["text"])}
     body = json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace")
     timestamp = int(time.time())
     headers = {

@@ -48,6 +48,15 @@ _JOB_OUTCOMES = {
 }
 #: Reasons of an answer that staff would not expect of a machine in rescue.
 _BROKEN = {"image_unavailable", "image_damaged"}
+#: What lets a person see builds and flash jobs, by the audit entry's action; one of them is enough.
+JOB_RIGHTS = {
+    "build_finished": ("roms.view_build", "roms.build_rom"),
+    "flash_finished": ("roms.view_flashjob", "roms.flash_rom"),
+}
+JOB_EVENTS = (Event.JOB_FINISHED, Event.JOB_FAILED)
+_RESCUE_RIGHTS = ("machines.view_machine",)
+#: Without it, an event comes without its audit entry.
+AUDIT_RIGHT = "machines.view_auditentry"
 _END_CAUSES = {
     "next_boot": "it has booted again",
     "expired": "its time is over",
@@ -67,6 +76,13 @@ def _boot_event(entry: AuditEntry) -> Event | None:
     if entry.outcome == "refused":
         return Event.REFUSED
     return Event.FAILED if entry.reason in _BROKEN else None
+
+
+def needed_rights(event: str, action: str = "") -> tuple[str, ...]:
+    """The permissions of which one lets a person be told of `event`; none for a test. `action`: the audit entry's."""
+    if event in JOB_EVENTS:
+        return JOB_RIGHTS.get(action, ())
+    return () if event == TEST else _RESCUE_RIGHTS
 
 
 def key_of(event: Event, entry: AuditEntry) -> str:

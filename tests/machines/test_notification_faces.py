@@ -73,6 +73,8 @@ def test_a_rule_is_changed_with_its_machines(admin_client: Client, rule: Notific
     assert admin_client.post(f"{ADMIN}{rule.pk}/change/", changed).status_code == 302
     entry = AuditEntry.objects.get(action="notificationrule_changed")
     assert entry.details["after"] == {
+        # Whoever changes a rule is its owner: it tells what they may see.
+        "owner": "admin",
         "events": ["rescue.up", "job.failed"],
         "all_machines": False,
         "machines": ["web01"],
@@ -137,7 +139,7 @@ def test_a_rule_is_ordered_changed_replaced_and_deleted(admin_client: Client, ma
     made = NotificationRule.objects.get()
     assert (response.status_code, response["Location"]) == (201, f"http://testserver{RULES}{made.pk}/")
     shown = {**ORDER, "id": made.pk, "active": True, "kind": "webhook", "recipients": [], "overdue_minutes": 30,
-             "machines": ["web01"]}  # fmt: skip
+             "machines": ["web01"], "owner": "admin"}  # fmt: skip
     assert response.json() == {**shown, "secret": made.secret}
     one = f"{RULES}{made.pk}/"
     assert admin_client.get(one).json() == shown
