@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -26,6 +25,7 @@ from machines.admin.tables import MachineTables
 from machines.models import AllowedNetwork, MACAddress, Machine, Sighting
 from machines.models.machine import MachineLockedError
 from machines.models.rescue_terms import MAX_TRIES
+from machines.models.turns import in_turns
 from machines.preview import likely_request
 from machines.smbios import is_placeholder
 from machines.timeline import machine_timeline
@@ -212,9 +212,12 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
         obj.retire(actor_of(request))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Machine]) -> None:
-        with transaction.atomic():
-            for machine in queryset:
-                machine.retire(actor_of(request))
+        machines, actor = list(queryset), actor_of(request)
+        for machine in machines:
+            machine.check_unlocked(actor)
+        # One transaction of all of them would keep the write lock from boot answers.
+        for machine in in_turns(machines):
+            machine.retire(actor)
 
     def _record(self, request: HttpRequest, obj: Any, what: str, details: dict[str, Any]) -> None:
         """The model has left the entry."""

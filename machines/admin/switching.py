@@ -19,6 +19,7 @@ from django.utils import timezone
 from machines.admin.auditing import actor_of
 from machines.models import Actor, Machine, Rescue, RescueImage, SSHKey
 from machines.models.rescue_terms import NoActiveRescueError, RescueError, RescueOrder
+from machines.models.turns import in_turns
 
 PERMISSION = "machines.enable_rescue"
 #: More machines than this are not switched at once: nobody reads such a list.
@@ -204,7 +205,7 @@ class RescueSwitch:
 
 def _enable(machines: Iterable[Machine], order: RescueOrder, actor: Actor) -> Outcomes:
     outcomes = Outcomes()
-    for machine in machines:
+    for machine in in_turns(machines):
         try:
             rescue = Rescue.objects.enable(machine, order, actor)
         except RescueError as error:
@@ -230,7 +231,7 @@ def _try_again(machines: Iterable[Machine], actor: Actor) -> Outcomes:
 def _for_each(machines: Iterable[Machine], change: Callable[[Rescue], None]) -> Outcomes:
     """Change the active rescue of each machine."""
     outcomes = Outcomes()
-    for machine in machines:
+    for machine in in_turns(machines):
         try:
             rescue = machine.active_rescue()
             if rescue is None:

@@ -11,6 +11,8 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import F
 from django.utils import timezone
 
+from machines.models.turns import portions
+
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 
@@ -115,11 +117,17 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
             self._count(self.filter(shared_key=key), at, count)
 
     def prune(self, before: datetime, actor: Actor) -> int:
-        """Remove the entries made before a time, and say so in one of their own; returns how many."""
-        with transaction.atomic():
-            removed, _ = models.QuerySet.delete(self.filter(at__lt=before))
-            if removed:
-                self.record("audit_pruned", actor=actor, details={"before": before.isoformat(), "entries": removed})
+        """Remove the entries made before a time, and say so in one of their own; returns how many.
+
+        In several transactions, each of which says what was removed until then: boot answers get their turn.
+        """
+        removed, said = 0, None
+        for portion in portions(self.filter(at__lt=before)):
+            with transaction.atomic():
+                removed += models.QuerySet.delete(self.filter(pk__in=portion))[0]
+                details = {"before": before.isoformat(), "entries": removed}
+                said = said or self.record("audit_pruned", actor=actor, details=details)
+                models.QuerySet.update(self.filter(pk=said.pk), details=details)
         return removed
 
     def delete(self) -> Never:

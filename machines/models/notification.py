@@ -23,6 +23,7 @@ from django.utils import timezone
 
 from machines.models.audit import Actor, AuditEntry, differences
 from machines.models.machine import Machine
+from machines.models.turns import portions
 from machines.notifications import events, webhook
 from machines.notifications.events import Event
 
@@ -321,8 +322,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
     def prune(self, before: datetime) -> int:
         """Remove what was made before a time and waits no more; returns how many."""
-        removed, _ = self.exclude(state=Delivery.State.WAITING).filter(created_at__lt=before).delete()
-        return removed
+        old = self.exclude(state=Delivery.State.WAITING).filter(created_at__lt=before)
+        return sum(self.filter(pk__in=portion).delete()[0] for portion in portions(old))
 
 
 class Delivery(models.Model):

@@ -22,9 +22,9 @@ class Staff:
     def get(self, path: str) -> str:
         return self._open(Request(self._url + path))
 
-    def post(self, path: str, **fields: str) -> str:
+    def post(self, path: str, **fields: str | list[str]) -> str:
         """Fill in the form at `path`; returns the page that it leads to."""
-        body = urlencode({"csrfmiddlewaretoken": self._token(path), **fields}).encode()
+        body = urlencode({"csrfmiddlewaretoken": self._token(path), **fields}, doseq=True).encode()
         return self._open(Request(self._url + path, body))
 
     def upload(self, path: str, name: str, contents: bytes, fields: Mapping[str, str] | None = None) -> str:
@@ -35,6 +35,10 @@ class Staff:
         body = b"".join(b"--limit\r\nContent-Disposition: " + part for part in parts) + b"--limit--\r\n"
         kind = {"Content-Type": "multipart/form-data; boundary=limit"}
         return self._open(Request(self._url + path, body, kind))
+
+    def delete(self, path: str, keys: list[str]) -> str:
+        """Delete the rows of the list at `path` that are chosen by their keys."""
+        return self.post(path, action="delete_selected", post="yes", _selected_action=keys)
 
     def _token(self, path: str) -> str:
         found = _TOKEN.search(self.get(path))

@@ -295,3 +295,41 @@ def test_the_largest_imports_uploads_exports_and_lists_delay_no_boot_answer(make
             threading.Event().wait(0.02)
     assert_boots(replies)
     assert any(image["name"] == "large" for image in site.manage("image", "list", "--json"))
+
+
+FLEET = MACHINES.replace("10_000", "600")
+PRUNED = """
+from datetime import timedelta
+from django.utils import timezone
+from machines.models import AuditEntry
+long_ago = timezone.now() - timedelta(days=900)
+AuditEntry.objects.bulk_create(AuditEntry(action="test", at=long_ago) for n in range(60_000))
+"""
+
+
+def test_an_armed_machine_boots_its_rescue_while_many_machines_are_armed_and_deleted_and_the_audit_log_is_pruned(
+    make_site: MakeSite,
+) -> None:
+    """Each boot answer is recorded before it leaves; long transactions of others would keep it from that."""
+    site = make_site()
+    site.shell(FLEET + PRUNED)
+    site.manage("rescue", "enable", "web01", "--lifetime", "persistent")
+    fleet = [str(row["id"]) for row in site.rows("SELECT id FROM machines_machine WHERE name <> 'web01'")]
+    staff = Staff(site.url, PASSWORD), Staff(site.url, PASSWORD)
+    works: list[Callable[[], object]] = [
+        lambda: staff[0].post(
+            "/admin/machines/machine/rescue/enable/", ids=fleet[:300], lifetime="one-boot", reason="a test"
+        ),
+        lambda: staff[1].delete("/admin/machines/machine/", fleet[300:]),
+        lambda: site.manage("prune_audit"),
+    ]
+    replies: list[Reply] = []
+    with at_work(works) as working:
+        while not all(work.done() for work in working) or len(replies) < 20:
+            replies.append(site.get(BOOT))
+            threading.Event().wait(0.02)
+    assert_boots(replies)
+    assert all("set rescuesite rescue" in reply.text for reply in replies)
+    assert site.rows("SELECT count(*) AS rows FROM machines_machine") == [{"rows": 301}]
+    assert site.rows("SELECT count(*) AS rows FROM machines_rescue") == [{"rows": 301}]
+    assert site.rows("SELECT count(*) AS rows FROM machines_auditentry WHERE action = 'test'") == [{"rows": 0}]

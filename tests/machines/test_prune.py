@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage
+from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage, turns
 from machines.models.rescue_terms import RescueOrder
 from tests.conftest import MAC
 
@@ -24,6 +26,29 @@ def test_old_entries_are_removed_and_that_is_recorded(db: None) -> None:
     call_command("prune_audit", stdout=StringIO())
     assert sorted(AuditEntry.objects.filter(action="test").values_list("subject", flat=True)) == ["1", "399"]
     assert AuditEntry.objects.get(action="audit_pruned").details["entries"] == 2
+
+
+def test_many_old_entries_are_removed_in_portions_and_recorded_as_one(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "PORTION", 2)
+    long_ago = timezone.now() - timedelta(days=800)
+    for n in range(5):
+        AuditEntry.objects.record("test", subject=str(n), at=long_ago)
+    with CaptureQueriesContext(connection) as queries:
+        assert AuditEntry.objects.prune(timezone.now() - timedelta(days=400), Actor("tester")) == 5
+    assert len([query for query in queries if query["sql"].startswith("DELETE")]) == 3
+    [said] = AuditEntry.objects.all()
+    assert (said.action, said.details["entries"]) == ("audit_pruned", 5)
+
+
+def test_work_in_turns_pauses_as_long_as_it_took_but_for_the_first_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 3))
+    pauses: list[float] = []
+    fake = SimpleNamespace(monotonic=lambda: next(clock), sleep=pauses.append)
+    monkeypatch.setattr(turns, "time", fake)
+    assert list(turns.in_turns(range(13))) == list(range(13))
+    assert pauses == [3, 3, 3]
 
 
 def test_expired_rescues_are_ended_as_of_their_expiry(machine: Machine, image: RescueImage, actor: Actor) -> None:
