@@ -57,7 +57,10 @@ cd "$root"
 pivot_root . .
 umount -l .
 cd "$CLONE_OR_ROOT"
-exec "$@"
+# Not exec: process 1 cannot end itself by a signal, as make does on Ctrl-C.
+status=0
+"$@" || status=$?
+exit $status
 """
 
 
