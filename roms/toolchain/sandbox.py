@@ -58,10 +58,8 @@ class Sandbox:
         for folder in self.hidden:
             outside += ["--tmpfs", str(folder.resolve())]
         for option, folders in (("--ro-bind", self.readable), ("--bind", self.writable)):
-            for path in (folder.resolve() for folder in folders):
-                for parent in reversed(path.parents):
-                    outside += _folder(parent)
-                outside += [option, str(path), str(path)]
+            for folder in folders:
+                outside += _bound(option, folder.resolve())
         outside += ["--chdir", str(cwd.resolve()) if cwd else "/"]
         return [*outside, "--", env, "--default-signal=TERM"]
 
@@ -73,11 +71,17 @@ def _system() -> list[str]:
         if path.is_symlink():
             arguments += ["--symlink", str(path.readlink()), name]
         elif path.is_dir():
-            arguments += ["--ro-bind", name, name]
+            arguments += _bound("--ro-bind", path)
     arguments += _folder(Path("/etc"))
     for name in _SETTINGS:
         arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return arguments
+
+
+def _bound(option: str, path: Path) -> list[str]:
+    """A folder of the host's under its own path, and empty ones on the way to it."""
+    way = [argument for parent in reversed(path.parents) for argument in _folder(parent)]
+    return [*way, option, str(path), str(path)]
 
 
 def _folder(path: Path) -> list[str]:

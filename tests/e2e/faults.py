@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
+from machines.boot.script import for_dhcp
 from roms.toolchain.embedded import DHCP, ScriptSpec, StaticNetwork, option_values, render, required_options
 from roms.toolchain.ipxe_build import Builder, BuildRequest, Target
 from roms.toolchain.ipxe_source import DEFAULT_REF, SourceTree
 from tests.e2e import guest
 from tests.e2e.proxy import Proxy, Trouble, answered, cut, silent
-from tests.e2e.site import ROOT, Site
+from tests.e2e.site import Site
 from tests.e2e.vm import GATEWAY, VirtualServer, ask_at
 
 #: Seconds for which nothing gets through, where DHCP is late: spanning tree takes 30, of which the firmware takes some.
@@ -139,12 +140,11 @@ def _bios_stock(workshop: Workshop, fault: Fault, folder: Path) -> VirtualServer
 
 
 def _bios_script(workshop: Workshop, fault: Fault, folder: Path) -> VirtualServer:
-    """The same; DHCP names a script, on a TFTP server."""
+    """The same; DHCP names the site's small script, on a TFTP server."""
     tftp = folder / "tftp"
     tftp.mkdir()
-    script = (ROOT / "roms" / "embedded" / "boot.ipxe").read_text()
-    (tftp / "boot.ipxe").write_text(script.replace("SITE/boot?", f"{GATEWAY}:{workshop.port}/boot?"))
-    return VirtualServer(guest.disk_image(folder / "disk"), tftp=tftp, boot_file="boot.ipxe", **fault.options)
+    (tftp / "dhcp.ipxe").write_text(for_dhcp(f"http://{GATEWAY}:{workshop.port}/boot"))
+    return VirtualServer(guest.disk_image(folder / "disk"), tftp=tftp, boot_file="dhcp.ipxe", **fault.options)
 
 
 def _bios_own(workshop: Workshop, fault: Fault, folder: Path) -> VirtualServer:
