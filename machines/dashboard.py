@@ -10,7 +10,7 @@ from django.db.models import Sum
 from django.db.models.functions import TruncHour
 from django.utils import timezone
 
-from machines.boot.decide import Outcome
+from machines.boot.reasons import Outcome
 from machines.models import AuditEntry, Delivery, Machine, Rescue, Sighting, StoredFile
 
 _HOURS = 24

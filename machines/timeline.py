@@ -9,9 +9,9 @@ from typing import Any
 
 from django.utils import timezone
 
-from machines.boot.decide import Outcome
+from machines.boot.reasons import Outcome, reason_text
 from machines.models import AuditEntry, Machine, Rescue
-from machines.wording import reason_text, source_text
+from machines.wording import source_text
 
 _LIMIT = 200
 _END_CAUSES = {

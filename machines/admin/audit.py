@@ -16,10 +16,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from machines.admin.search import MACSearch
-from machines.boot.decide import Reason
+from machines.boot.reasons import Reason, reason_text
 from machines.models import AuditEntry
 from machines.representation import audit_json
-from machines.wording import reason_text, source_text
+from machines.wording import source_text
 
 _COLUMNS = ("id", "at", "actor", "source", "machine", "mac", "action", "outcome", "reason", "count", "details")
 

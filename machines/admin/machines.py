@@ -22,6 +22,7 @@ from machines.admin.auditing import AuditedAdmin, actor_of
 from machines.admin.preview import PreviewForm
 from machines.admin.switching import MAX_DIGITS, RescueSwitch
 from machines.admin.tables import MachineTables
+from machines.boot.reasons import reason_text
 from machines.models import AllowedNetwork, MACAddress, Machine, Sighting
 from machines.models.machine import MachineLockedError
 from machines.models.rescue_terms import MAX_TRIES
@@ -29,7 +30,7 @@ from machines.models.turns import in_turns
 from machines.preview import likely_request
 from machines.smbios import is_placeholder
 from machines.timeline import machine_timeline
-from machines.wording import SHORT_STATES, STATES, reason_text
+from machines.wording import SHORT_STATES, STATES
 
 #: What nobody changes during a rescue who may not enable one: all but the notes.
 _WHO_IT_IS = ("name", "image", "identity", "static_addresses", "gateways", "dns_servers")

@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from machines.boot import script
 from machines.boot.deadline import Deadline, DeadlineExceededError, run_by
-from machines.boot.decide import MachineFacts, Outcome, Reason, decide
+from machines.boot.decide import MachineFacts, decide
+from machines.boot.reasons import Outcome, Reason
 from machines.boot.recorder import STRANGERS, Prepared, recorder
 from machines.boot.request import BootRequest
 from machines.boot.strangers import StrangerBudget

@@ -2,53 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from machines import smbios
 from machines.addresses import IPAddress, IPNetwork
+from machines.boot.reasons import Reason
 from machines.boot.request import BootRequest
-
-
-class Outcome(StrEnum):
-    LOCAL = "local"
-    REFUSED = "refused"
-    RESCUE = "rescue"
-
-
-class Reason(StrEnum):
-    """Why a request got its answer. `decide` tries them from the top; the first that holds is the reason."""
-
-    BAD_MAC = "bad_mac"
-    UNKNOWN_MAC = "unknown_mac"
-    NO_RESCUE = "no_rescue"
-    RESCUE_EXPIRED = "rescue_expired"
-    ADDRESS_NOT_ALLOWED = "address_not_allowed"
-    ADDRESS_MISMATCH = "address_mismatch"
-    IDENTITY_MISSING = "identity_missing"
-    IDENTITY_MISMATCH = "identity_mismatch"
-    RESCUE_USED = "rescue_used"
-    RESCUE_FAILED = "rescue_failed"
-    IMAGE_UNAVAILABLE = "image_unavailable"
-    IMAGE_DAMAGED = "image_damaged"
-    RESCUE_ARMED = "rescue_armed"
-    RESCUE_BOOTING = "rescue_booting"
-    # Around the decision, not of it:
-    DATABASE_ERROR = "database_error"
-    INTERNAL_ERROR = "internal_error"
-
-    @property
-    def outcome(self) -> Outcome:
-        return _OUTCOMES.get(self, Outcome.LOCAL)
-
-
-_OUTCOMES = {
-    Reason.ADDRESS_NOT_ALLOWED: Outcome.REFUSED,
-    Reason.ADDRESS_MISMATCH: Outcome.REFUSED,
-    Reason.IDENTITY_MISSING: Outcome.REFUSED,
-    Reason.IDENTITY_MISMATCH: Outcome.REFUSED,
-    Reason.RESCUE_ARMED: Outcome.RESCUE,
-    Reason.RESCUE_BOOTING: Outcome.RESCUE,
-}
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from machines.addresses import IPAddress
 from machines.boot import script
 from machines.boot.answering import LATE
 from machines.boot.deadline import DeadlineExceededError, run_by
-from machines.boot.decide import Reason
 from machines.boot.delivery import authorized_keys, rescue_archive
 from machines.boot.http import base_url, boot_deadline, method_not_allowed, not_found, octets, text
+from machines.boot.reasons import Reason
 from machines.boot.recorder import recorder
 from machines.boot.reports import MAX_BODY, ReportError, read_report
 from machines.boot.sending import send

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from machines.addresses import hyphenated
-from machines.boot.decide import Outcome, Reason
+from machines.boot.reasons import Outcome, Reason
 from machines.boot.request import SETTINGS
 
 #: Below the boot address: what DHCP names to any iPXE.
@@ -119,28 +119,9 @@ def checked(line: str) -> str:
 
 def pass_through(reason: Reason) -> str:
     """The script for every outcome but rescue: say why, as far as a stranger may know, and boot the disk."""
-    if reason.outcome is Outcome.REFUSED:
-        about_address = reason in {Reason.ADDRESS_NOT_ALLOWED, Reason.ADDRESS_MISMATCH}
-        said = [
-            "echo IP Failed Match" if about_address else "echo Identity Failed Match",
-            f"echo Rescue refused: {reason}",
-        ]
-    else:
-        said = ["echo No rescue mode requested, exiting"]
-        if explanation := _EXPLANATIONS.get(reason):
-            said.append(f"echo {explanation}")
-    return _finished([_MAGIC, f"set rescuesite {reason.outcome}", *said, *_LEAVE])
-
-
-#: Only what comes after the address rule, or says nothing of any machine: strangers read these scripts too.
-_EXPLANATIONS = {
-    Reason.RESCUE_USED: "The rescue of this machine was for one boot and has been used",
-    Reason.RESCUE_FAILED: "The rescue system of this machine was started several times and never came up",
-    Reason.IMAGE_UNAVAILABLE: "A rescue is enabled but its image cannot be served to this machine",
-    Reason.IMAGE_DAMAGED: "A rescue is enabled but a file of its image is damaged",
-    Reason.DATABASE_ERROR: "The rescue site cannot read its database",
-    Reason.INTERNAL_ERROR: "The rescue site made an error",
-}
+    return _finished(
+        [_MAGIC, f"set rescuesite {reason.outcome}", *(f"echo {line}" for line in reason.console), *_LEAVE]
+    )
 
 
 def rescue(plan: BootPlan) -> str:

@@ -10,8 +10,8 @@ from django.http import HttpRequest, HttpResponse
 
 from machines.boot import answering, script
 from machines.boot.deadline import DeadlineExceededError, run_by
-from machines.boot.decide import Reason
 from machines.boot.http import as_utf8, base_url, boot_deadline, method_not_allowed, text
+from machines.boot.reasons import Reason
 from machines.boot.request import BootRequest
 from rescuesite.client_address import source_of
 

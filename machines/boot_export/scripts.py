@@ -9,8 +9,8 @@ from hashlib import sha256
 from django.utils import timezone
 
 from machines.boot import script
-from machines.boot.decide import Reason
 from machines.boot.delivery import rescue_archive
+from machines.boot.reasons import Reason
 from machines.models import Machine, Rescue, StoredFile
 from machines.models.image import ImageFile
 

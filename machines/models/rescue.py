@@ -19,7 +19,8 @@ from django.utils import timezone
 
 from machines.addresses import IPAddress, parse_ip
 from machines.boot import script
-from machines.boot.decide import Reason, RescueFacts, address_objection
+from machines.boot.decide import RescueFacts, address_objection
+from machines.boot.reasons import Reason
 from machines.integrity import Condition
 from machines.models.audit import Actor, AuditEntry
 from machines.models.image import MAX_COMMAND_LINE, ImageFile, RescueImage, StoredFile

@@ -3,6 +3,7 @@
 from django import template
 
 from machines import wording
+from machines.boot import reasons
 from machines.models import AuditEntry
 
 register = template.Library()
@@ -10,7 +11,7 @@ register = template.Library()
 
 @register.filter
 def reason_text(reason: str) -> str:
-    return wording.reason_text(reason)
+    return reasons.reason_text(reason)
 
 
 @register.filter

@@ -20,7 +20,7 @@ from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 from machines.boot import script
-from machines.boot.decide import Reason
+from machines.boot.reasons import Reason
 from rescuesite.serving.client import ClientSocket
 from rescuesite.serving.handover import Handover
 from rescuesite.serving.head import MAX_HEAD, Head

@@ -20,7 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from machines.boot import answering, deadline
-from machines.boot.decide import Reason
+from machines.boot.reasons import Reason
 from machines.boot.script import pass_through
 from machines.boot.strangers import StrangerBudget
 from machines.models import Actor, AuditEntry, Machine, RescueImage, Sighting, audit

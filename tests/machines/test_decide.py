@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from machines.boot.decide import MachineFacts, Outcome, Reason, RescueFacts, architecture_fits, decide
+from machines.boot.decide import MachineFacts, RescueFacts, architecture_fits, decide
+from machines.boot.reasons import Outcome, Reason
 from machines.boot.request import BootRequest
 
 MAC = "00:02:b3:9d:94:8c"

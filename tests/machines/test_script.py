@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machines.boot.decide import Outcome, Reason
+from machines.boot.reasons import Outcome, Reason
 from machines.boot.script import BootPlan, UnsafeLineError, checked, pass_through, rescue
 
 MAC = "00:02:b3:9d:94:8c"

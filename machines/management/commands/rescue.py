@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from machines.boot.decide import Reason
+from machines.boot.reasons import Reason, reason_text
 from machines.management.terminal import (
     NotSucceededError,
     TerminalCommand,
@@ -19,7 +19,7 @@ from machines.management.terminal import (
 from machines.models import Rescue
 from machines.models.rescue_terms import NoActiveRescueError, RescueError, RescueOrder
 from machines.representation import rescue_json
-from machines.wording import STATES, reason_text
+from machines.wording import STATES
 
 #: Seconds between two looks.
 _POLL = 0.5
