@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
 from machines.addresses import parse_ip
-from machines.boot.answering import Answer, preview
+from machines.boot.handler import Answer, preview
 from machines.boot.request import BootRequest
 from machines.models import Machine
 
@@ -24,8 +24,8 @@ class ImaginedRequest(NamedTuple):
 
 def imagined(request: ImaginedRequest) -> Answer:
     """What the site would answer; changes nothing, and shows no token."""
-    asked = BootRequest.parse(request.query, source=parse_ip(request.source), user_agent=request.user_agent)
-    return preview(replace(asked, mac=request.mac, raw_mac=request.mac, ip=parse_ip(request.ip)))
+    boot_request = BootRequest.parse(request.query, source=parse_ip(request.source), user_agent=request.user_agent)
+    return preview(replace(boot_request, mac=request.mac, raw_mac=request.mac, ip=parse_ip(request.ip)))
 
 
 def likely_request(machine: Machine) -> ImaginedRequest:
@@ -35,7 +35,7 @@ def likely_request(machine: Machine) -> ImaginedRequest:
     if contact and machine.macs.filter(address=contact.mac).exists():
         said = urlencode(contact.said, quote_via=quote)
         return ImaginedRequest(contact.mac, contact.source or "", contact.ip or "", said, contact.user_agent)
-    networks = machine.network_rule
+    networks = machine.parsed_networks
     source = str(networks[0].network_address) if networks else ""
     expected = {name: value for name, value in machine.identity.items() if name != "user_agent"}
     own = mac.address if mac else ""

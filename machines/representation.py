@@ -19,8 +19,8 @@ def machine_json(machine: Machine, now: datetime | None = None) -> dict[str, Any
     rescue = machine.active_rescue(now)
     contact = getattr(machine, "contact", None)
     return {
-        **machine.described(),
-        "state": rescue.standing(now).state if rescue else "local",
+        **machine.snapshot(),
+        "state": rescue.status_at(now).state if rescue else "local",
         "unverified": machine.is_unverified,
         "last_seen": iso(contact.at) if contact else None,
     }
@@ -28,10 +28,10 @@ def machine_json(machine: Machine, now: datetime | None = None) -> dict[str, Any
 
 def rescue_json(rescue: Rescue, now: datetime | None = None) -> dict[str, Any]:
     """A rescue as it stands at `now`; without its token."""
-    standing = rescue.standing(now)
+    status = rescue.status_at(now)
     return {
         "machine": rescue.machine.name,
-        "state": standing.state,
+        "state": status.state,
         "lifetime": rescue.lifetime,
         "expires_at": iso(rescue.expires_at),
         "image": rescue.image_name,
@@ -39,9 +39,9 @@ def rescue_json(rescue: Rescue, now: datetime | None = None) -> dict[str, Any]:
         "enabled_by": rescue.enabled_by_name,
         "enabled_at": iso(rescue.enabled_at),
         "served_at": iso(rescue.served_at),
-        "up_at": iso(standing.up_at),
-        "ended_at": iso(standing.ended_at),
-        "end_cause": standing.end_cause or None,
+        "up_at": iso(status.up_at),
+        "ended_at": iso(status.ended_at),
+        "end_cause": status.end_cause or None,
         "address": rescue.address,
         "host_keys": rescue.host_keys,
         "tries": rescue.tries,
@@ -49,7 +49,7 @@ def rescue_json(rescue: Rescue, now: datetime | None = None) -> dict[str, Any]:
 
 
 def image_json(image: RescueImage) -> dict[str, Any]:
-    return image.described()
+    return image.snapshot()
 
 
 def sighting_json(sighting: Sighting) -> dict[str, Any]:

@@ -50,13 +50,13 @@ def machine_timeline(machine: Machine, now: datetime | None = None) -> list[Even
 
 def _unwritten(rescue: Rescue, now: datetime) -> Iterable[Event]:
     """What holds already but stands in no row: time has passed."""
-    standing = rescue.standing(now)
-    if standing.up_at and not rescue.up_at:
+    status = rescue.status_at(now)
+    if status.up_at and not rescue.up_at:
         yield Event(
-            standing.up_at, "up", "Counts as up", "The image does not report; its files arrived two minutes before."
+            status.up_at, "up", "Counts as up", "The image does not report; its files arrived two minutes before."
         )
-    if standing.is_ended and rescue.state != Rescue.State.ENDED and standing.ended_at:
-        yield Event(standing.ended_at, "ended", "Rescue ended", _END_CAUSES[standing.end_cause])
+    if status.is_ended and rescue.state != Rescue.State.ENDED and status.ended_at:
+        yield Event(status.ended_at, "ended", "Rescue ended", _END_CAUSES[status.end_cause])
 
 
 def _with_files_together(events: list[Event]) -> list[Event]:

@@ -14,7 +14,7 @@ wsgi_app = "rescuesite.wsgi:application"
 
 # Threads, since a machine may fetch its initrd over a slow line for minutes; two processes, so that one can die. As
 # many again serve staff.
-worker_class = "rescuesite.serving.worker.SiteWorker"
+worker_class = "rescuesite.serving.gunicorn_worker.SiteWorker"
 workers = 2 * int(os.environ.get("RESCUESITE_PROCESSES", "2"))
 threads = int(os.environ.get("RESCUESITE_THREADS", "64"))
 graceful_timeout = 30
@@ -58,7 +58,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def on_reload(server: Any) -> None:
-    sides.retire(server.WORKERS.values())
+    sides.delete_audited(server.WORKERS.values())
 
 
 def when_ready(server: Any) -> None:

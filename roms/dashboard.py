@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Failures of longer ago are no news.
 _RECENT = timedelta(days=7)
-_BAD = (JobState.FAILED, JobState.ERRORED, JobState.LOST)
+_BAD = (JobState.FAILED, JobState.SITE_ERROR, JobState.LOST)
 #: Of each kind.
 _SHOWN = 5
 
@@ -48,7 +48,7 @@ def rom_dashboard(user: AbstractUser | AnonymousUser, now: datetime | None = Non
         jobs += _jobs(Build.objects.select_related("card"), now)
     if seen["flashjob"]:
         jobs += _jobs(FlashJob.objects.select_related("card", "station"), now)
-    jobs.sort(key=lambda job: (job.standing(now) in _BAD, -job.created_at.timestamp()))
+    jobs.sort(key=lambda job: (job.status_at(now) in _BAD, -job.created_at.timestamp()))
     stations = list(Station.objects.all()) if seen["station"] else []
     return ROMDashboard(
         lines=[_line(job, now) for job in jobs],
@@ -58,12 +58,12 @@ def rom_dashboard(user: AbstractUser | AnonymousUser, now: datetime | None = Non
 
 
 def _jobs(jobs: Any, now: datetime) -> list[Any]:
-    failed = jobs.standing_as(*_BAD, now=now).filter(created_at__gt=now - _RECENT)
+    failed = jobs.with_status(*_BAD, now=now).filter(created_at__gt=now - _RECENT)
     return [*jobs.unfinished(now)[:_SHOWN], *failed[:_SHOWN]]
 
 
 def _line(job: Any, now: datetime) -> Line:
-    from roms.admin.jobs import LOOKS, job_url
+    from roms.admin.jobs import CSS_CLASSES, job_url
 
-    state = job.standing(now)
-    return Line(job, state, LOOKS[state], job_url(job))
+    state = job.status_at(now)
+    return Line(job, state, CSS_CLASSES[state], job_url(job))

@@ -14,11 +14,11 @@ from roms.models import Build, Card, FlashJob, InstalledROM, Job, Station
 def _job_json(job: Job, now: datetime) -> dict[str, Any]:
     return {
         "id": job.pk,
-        "state": job.standing(now),
+        "state": job.status_at(now),
         "phase": job.phase,
         "progress": job.progress,
         "overdue": job.overdue,
-        "error": job.error or (job.lost_message() if job.standing(now) == Job.State.LOST else ""),
+        "error": job.error or (job.lost_message() if job.status_at(now) == Job.State.LOST else ""),
         "requested_by": job.requested_by_name,
         "created_at": iso(job.created_at),
         "started_at": iso(job.started_at),

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, settings
 
-from machines.boot import answering
-from machines.boot.strangers import StrangerBudget
+from machines.boot import handler
+from machines.boot.unknown_clients import UnknownClientLimiter
 from machines.models import Actor, Machine, RescueImage
 from roms.toolchain import runner, sandbox
 
@@ -26,7 +26,7 @@ settings.load_profile("project")
 @pytest.fixture(autouse=True)
 def _fresh_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test's strangers used up is not missing in the next."""
-    monkeypatch.setattr(answering, "budget", StrangerBudget())
+    monkeypatch.setattr(handler, "budget", UnknownClientLimiter())
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def image(db: None) -> RescueImage:
 @pytest.fixture
 def machine(db: None, actor: Actor) -> Machine:
     """A machine that may ask from 127.0.0.1, where the test client asks from."""
-    return Machine.objects.add("web01", macs=[MAC], networks=["127.0.0.1"], actor=actor)
+    return Machine.objects.add("web01", macs=[MAC], allowed_networks=["127.0.0.1"], actor=actor)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def add_machine(db: None, actor: Actor) -> Callable[[int], Machine]:
 
     def add(number: int) -> Machine:
         mac = f"52:54:00:00:{number // 256:02x}:{number % 256:02x}"
-        return Machine.objects.add(f"node{number}", macs=[mac], networks=["127.0.0.1"], actor=actor)
+        return Machine.objects.add(f"node{number}", macs=[mac], allowed_networks=["127.0.0.1"], actor=actor)
 
     return add
 

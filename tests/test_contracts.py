@@ -17,7 +17,7 @@ import pytest
 from django.core.management import get_commands, load_command_class
 from drf_spectacular.generators import SchemaGenerator
 
-from machines.bulk.reading import COLUMNS
+from machines.import_export.reading import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 WRITTEN_DOWN = ROOT / "tests" / "contracts"

@@ -145,7 +145,7 @@ def test_a_rom_whose_turn_comes_when_the_disk_is_nearly_full_is_not_built(
     free(0.5)
     BuildRun.of(build.pk)
     build.refresh_from_db()
-    assert build.state == JobState.ERRORED
+    assert build.state == JobState.SITE_ERROR
     assert "Nothing is built now: the disk" in build.error
 
 

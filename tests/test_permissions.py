@@ -21,7 +21,7 @@ from django.urls import resolve
 
 from machines.models import Actor, APIToken, AuditEntry, Machine, NotificationRule, RescueImage, Sighting, SSHKey
 from machines.models.rescue import Rescue
-from machines.models.rescue_terms import RescueOrder
+from machines.models.rescue_terms import RescueRequest
 from roms.models import Card, FlashJob, FlashKind, InstalledROM, JobState, Station
 from tests.machines.support import body
 from tests.roms.conftest import card, data_dir, station, succeeded
@@ -243,7 +243,7 @@ def world(
         image.files.filter(kind=kind).delete()
         image.attach(kind, [content])
     # Over: while one is active, who may switch rescue alone touches the machine's addresses (see the machines' tests).
-    Rescue.objects.enable(machine, RescueOrder(), actor).disable(actor)
+    Rescue.objects.enable(machine, RescueRequest(), actor).disable(actor)
     card.origin = Card.Origin.OWN
     card.save()
     build = succeeded(card, b"\x55\xaa" + bytes(1022))

@@ -31,11 +31,11 @@ from machines.models import (
     SSHKey,
     StoredFile,
 )
-from machines.models.rescue_terms import RescueOrder
+from machines.models.rescue_terms import RescueRequest
 from machines.notifications import delivery
-from machines.notifications.clock import announce_what_time_did
 from machines.notifications.delivery import deliver_due
 from machines.notifications.events import Event
+from machines.notifications.timed_events import queue_timed_events
 from roms.models import Build, Card, FlashJob, FlashKind, JobState, Station
 from tests.machines.support import HOST_KEY, OTHER_KEY, at, noon
 from tests.roms.conftest import SCRIPT, card, data_dir, station
@@ -193,7 +193,7 @@ def test_ones_own_new_password_ends_other_sessions_and_keeps_tokens(client: Clie
 
 def test_an_inactive_account_has_no_session_token_or_key(machine: Machine, image: RescueImage) -> None:
     alice = user("alice", "login_rescue", "enable_rescue")
-    rescue = Rescue.objects.enable(machine, RescueOrder(), Actor.of_user(alice))
+    rescue = Rescue.objects.enable(machine, RescueRequest(), Actor.of_user(alice))
     key_of(alice)
     session = Client()
     session.force_login(alice)
@@ -208,7 +208,7 @@ def test_an_inactive_account_has_no_session_token_or_key(machine: Machine, image
 def test_keys_of_plain_staff_reach_no_rescue(machine: Machine, image: RescueImage) -> None:
     key_of(user("bob"))
     key_of(user("carol", "login_rescue"), OTHER_KEY)
-    rescue = Rescue.objects.enable(machine, RescueOrder(), Actor.of_user(user("alice", "enable_rescue")))
+    rescue = Rescue.objects.enable(machine, RescueRequest(), Actor.of_user(user("alice", "enable_rescue")))
     assert [key.user.username for key in rescue.authorized_keys()] == ["carol"]
 
 
@@ -284,7 +284,7 @@ def rule_of(owner: User, **values: Any) -> NotificationRule:
 
 def everything_happens(machine: Machine, card: Card, station: Station) -> None:
     """A rescue, a build and a flash job, from their beginning to their end."""
-    Rescue.objects.enable(machine, RescueOrder(reason="RAID"), Actor("alice")).disable(Actor("alice"))
+    Rescue.objects.enable(machine, RescueRequest(reason="RAID"), Actor("alice")).disable(Actor("alice"))
     build = Build(card=card, script_spec=SCRIPT).submit(Actor("alice"))
     build.claim("worker")
     build.finish(JobState.SUCCEEDED, artifact=StoredFile.objects.store([b"ROM"]))
@@ -323,7 +323,7 @@ def test_the_audit_entry_is_told_to_who_may_read_the_log(
     rights: list[str], machine: Machine, image: RescueImage, sent: list[dict[str, Any]]
 ) -> None:
     rule_of(user("bob", *rights))
-    Rescue.objects.enable(machine, RescueOrder(), Actor("alice"))
+    Rescue.objects.enable(machine, RescueRequest(), Actor("alice"))
     deliver_due(at_once=1)
     assert [one["data"]["audit"] is not None for one in sent] == ["view_auditentry" in rights]
     assert sent[0]["data"]["rescue"]["machine"] == "web01"
@@ -334,7 +334,7 @@ def test_what_was_queued_is_not_sent_once_the_owner_may_not_see_it(
     loss: str, machine: Machine, image: RescueImage, sent: list[dict[str, Any]]
 ) -> None:
     rule_of(bob := user("bob", "view_machine"))
-    Rescue.objects.enable(machine, RescueOrder(), Actor("alice"))
+    Rescue.objects.enable(machine, RescueRequest(), Actor("alice"))
     if loss == "right":
         bob.user_permissions.clear()
     elif loss == "activity":
@@ -355,7 +355,7 @@ def test_nothing_is_queued_for_an_owner_who_is_gone(loss: str, machine: Machine,
         User.objects.filter(pk=bob.pk).update(is_active=False)
     else:
         bob.delete()
-    Rescue.objects.enable(machine, RescueOrder(), Actor("alice"))
+    Rescue.objects.enable(machine, RescueRequest(), Actor("alice"))
     assert not Delivery.objects.exists()
 
 
@@ -364,10 +364,10 @@ def test_what_time_does_is_told_to_who_may_see_machines(machine: Machine, image:
         rule_of(user("bob"), name="no")
         rule_of(user("carol", "view_machine"), name="yes")
         Delivery.objects.all().delete()
-        Rescue.objects.enable(machine, RescueOrder(expires_at=timezone.now() + timedelta(hours=1)), Actor("alice"))
+        Rescue.objects.enable(machine, RescueRequest(expires_at=timezone.now() + timedelta(hours=1)), Actor("alice"))
         Delivery.objects.all().delete()
     with at(noon(hours=2)):
-        announce_what_time_did()
+        queue_timed_events()
     assert set(Delivery.objects.values_list("rule_name", flat=True)) == {"yes"}
 
 
@@ -375,7 +375,7 @@ def test_who_changes_a_rule_is_told_what_they_may_see_themselves(
     machine: Machine, image: RescueImage, log_in: Callable[..., Client], sent: list[dict[str, Any]]
 ) -> None:
     rule = rule_of(user("alice", "view_machine"))
-    Rescue.objects.enable(machine, RescueOrder(), Actor("alice"))
+    Rescue.objects.enable(machine, RescueRequest(), Actor("alice"))
     client = log_in("view_notificationrule", "change_notificationrule", "view_delivery")
     new = client.patch(
         f"/api/notification-rules/{rule.pk}/", {"url": "https://bob.example.net/"}, content_type="application/json"
@@ -428,7 +428,7 @@ def test_a_message_is_shown_without_the_audit_entry_to_who_may_not_read_the_log(
     machine: Machine, image: RescueImage, log_in: Callable[..., Client]
 ) -> None:
     rule_of(user("root", is_superuser=True))
-    Rescue.objects.enable(machine, RescueOrder(), Actor("alice", source="203.0.113.77"))
+    Rescue.objects.enable(machine, RescueRequest(), Actor("alice", source="203.0.113.77"))
     page = f"/admin/machines/delivery/{Delivery.objects.get().pk}/change/"
     client = log_in("view_delivery", "view_machine")
     assert "203.0.113.77" not in client.get(page).content.decode()
@@ -455,7 +455,7 @@ def test_the_audit_log_holds_no_secret(
 ) -> None:
     alice = user("alice", "enable_rescue")
     rule = rule_of(alice)
-    rescue = Rescue.objects.enable(machine, RescueOrder(password=True), Actor.of_user(alice))
+    rescue = Rescue.objects.enable(machine, RescueRequest(password=True), Actor.of_user(alice))
     _, clear = APIToken.objects.make(alice, "program")
     client = log_in("view_auditentry")
     log = client.get("/api/audit/?page_size=1000").content.decode()

@@ -123,7 +123,7 @@ def test_workers_are_for_boot_and_for_staff_by_turns_and_a_reload_starts_anew() 
     del workers[0]
     assert start() is Side.BOOT
     del workers[0]
-    sides.retire(workers)
+    sides.delete_audited(workers)
     assert [start() for _ in range(4)] == [Side.BOOT, Side.STAFF] * 2
 
 

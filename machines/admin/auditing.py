@@ -22,35 +22,35 @@ def actor_of(request: HttpRequest) -> Actor:
 class AuditedAdmin(OfferedLookups):
     """Writes `<model>_added`, `_changed` and `_deleted`. A subclass says what is worth comparing before and after."""
 
-    def described(self, obj: Any) -> dict[str, Any]:
+    def snapshot(self, obj: Any) -> dict[str, Any]:
         """What of `obj` an audit entry shows; never a secret."""
         return {}
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         obj = super().get_object(request, object_id, from_field)
         if obj is not None and request.method == "POST":
-            request.audit_before = self.described(obj)  # type: ignore[attr-defined]
+            request.audit_before = self.snapshot(obj)  # type: ignore[attr-defined]
         return obj
 
     def log_addition(self, request: HttpRequest, object: Any, message: Any) -> Any:  # noqa: A002 - Django's name
-        self._record(request, object, "added", self.described(object))
+        self._record(request, object, "added", self.snapshot(object))
         return super().log_addition(request, object, message)
 
     def log_change(self, request: HttpRequest, object: Any, message: Any) -> Any:  # noqa: A002 - Django's name
         if message:
             fresh = self.model._default_manager.get(pk=object.pk)
-            changes = differences(getattr(request, "audit_before", {}), self.described(fresh))
+            changes = differences(getattr(request, "audit_before", {}), self.snapshot(fresh))
             self._record(request, object, "changed", changes or {"message": message})
         return super().log_change(request, object, message)
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
-        self._record(request, obj, "deleted", self.described(obj))
+        self._record(request, obj, "deleted", self.snapshot(obj))
         super().delete_model(request, obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
         with transaction.atomic():
             for obj in queryset:
-                self._record(request, obj, "deleted", self.described(obj))
+                self._record(request, obj, "deleted", self.snapshot(obj))
             super().delete_queryset(request, queryset)
 
     def _record(self, request: HttpRequest, obj: Any, what: str, details: dict[str, Any]) -> None:

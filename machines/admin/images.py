@@ -198,7 +198,7 @@ class RescueImageAdmin(AuditedAdmin):
     def whole(self, image: RescueImage) -> bool:
         return all(file.stored.is_intact() for file in image.files.all())
 
-    def described(self, obj: RescueImage) -> dict[str, Any]:
+    def snapshot(self, obj: RescueImage) -> dict[str, Any]:
         return {**image_json(obj), "machines": [machine.name for machine in obj.machines.all()[:MACHINES_NAMED]]}
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:

@@ -41,7 +41,7 @@ class SSHKeyAdmin(AuditedAdmin):
     def type(self, key: SSHKey) -> str:
         return key.parsed.type
 
-    def described(self, obj: SSHKey) -> dict[str, Any]:
+    def snapshot(self, obj: SSHKey) -> dict[str, Any]:
         return {"user": obj.user.get_username(), "fingerprint": obj.fingerprint}
 
     def save_model(self, request: HttpRequest, obj: SSHKey, form: Any, change: bool) -> None:

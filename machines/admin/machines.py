@@ -19,9 +19,9 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
 from machines.admin.auditing import AuditedAdmin, actor_of
+from machines.admin.import_export import MachineTables
 from machines.admin.preview import PreviewForm
-from machines.admin.switching import MAX_DIGITS, RescueSwitch
-from machines.admin.tables import MachineTables
+from machines.admin.rescue import MAX_DIGITS, RescueSwitch
 from machines.boot.reasons import reason_text
 from machines.models import AllowedNetwork, MACAddress, Machine, Sighting
 from machines.models.machine import MachineLockedError
@@ -81,7 +81,7 @@ class StateFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Machine]) -> QuerySet[Machine]:
         state = self.value()
-        return queryset.filter(pk__in=Machine.objects.standing_as(state).values("pk")) if state else queryset
+        return queryset.filter(pk__in=Machine.objects.with_status(state).values("pk")) if state else queryset
 
 
 class VerifiedFilter(admin.SimpleListFilter):
@@ -167,7 +167,7 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
     @admin.display(description="state")
     def state(self, machine: Machine) -> SafeString:
         rescue = machine.active_rescue()
-        state = rescue.standing().state if rescue else "local"
+        state = rescue.status_at().state if rescue else "local"
         return format_html(
             '<span class="state state-{}" title="{}">{}</span>', state, STATES[state], SHORT_STATES[state]
         )
@@ -210,7 +210,7 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
         return super().has_delete_permission(request, obj) and may_touch(request, obj)
 
     def delete_model(self, request: HttpRequest, obj: Machine) -> None:
-        obj.retire(actor_of(request))
+        obj.delete_audited(actor_of(request))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Machine]) -> None:
         machines, actor = list(queryset), actor_of(request)
@@ -218,7 +218,7 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
             machine.check_unlocked(actor)
         # One transaction of all of them would keep the write lock from boot answers.
         for machine in in_turns(machines):
-            machine.retire(actor)
+            machine.delete_audited(actor)
 
     def _record(self, request: HttpRequest, obj: Any, what: str, details: dict[str, Any]) -> None:
         """The model has left the entry."""
@@ -252,7 +252,7 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
             machine.revise(values, actor_of(request))
         else:
             networks = values.pop("allowed_networks")
-            added = Machine.objects.add(**values, networks=networks, actor=actor_of(request))
+            added = Machine.objects.add(**values, allowed_networks=networks, actor=actor_of(request))
             machine.pk, machine._state.adding = added.pk, False
 
     def construct_change_message(self, request: HttpRequest, form: Any, formsets: Any, add: bool = False) -> Any:
@@ -284,7 +284,7 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
 
     def _panel(self, request: HttpRequest, machine: Machine) -> dict[str, Any]:
         rescue = machine.active_rescue()
-        state = rescue.standing().state if rescue else "local"
+        state = rescue.status_at().state if rescue else "local"
         return {
             "machine": machine,
             "rescue": rescue,

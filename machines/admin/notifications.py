@@ -149,12 +149,12 @@ class NotificationRuleAdmin(OfferedLookups):
         return TemplateResponse(request, "machines/webhook_secret.html", context, headers=headers)
 
     def delete_model(self, request: HttpRequest, obj: NotificationRule) -> None:
-        obj.retire(actor_of(request))
+        obj.delete_audited(actor_of(request))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[NotificationRule]) -> None:
         with transaction.atomic():
             for rule in queryset:
-                rule.retire(actor_of(request))
+                rule.delete_audited(actor_of(request))
 
     @admin.action(description="Send a test", permissions=["change"])
     def send_test(self, request: HttpRequest, queryset: QuerySet[NotificationRule]) -> None:
@@ -188,14 +188,14 @@ class EventFilter(admin.SimpleListFilter):
 class DeliveryAdmin(OfferedLookups):
     """To read. What can be done is to send one again."""
 
-    list_display = ("created_at", "standing", "says", "rule_name", "tries")
+    list_display = ("created_at", "status", "says", "rule_name", "tries")
     list_filter = ("state", EventFilter, "rule", "created_at")
     search_fields = ("machine", "rule_name", "message_id", "event")
     list_per_page = 100
     show_full_result_count = False
     actions = ("send_again",)
     fields = (
-        "event", "machine", "rule_name", "text", "standing", "created_at", "delivered_at", "next", "all_tries",
+        "event", "machine", "rule_name", "text", "status", "created_at", "delivered_at", "next", "all_tries",
         "message_id", "message",
     )  # fmt: skip
 
@@ -221,7 +221,7 @@ class DeliveryAdmin(OfferedLookups):
         return request.user.has_perm("machines.change_notificationrule")
 
     @admin.display(description="state", ordering="state")
-    def standing(self, message: Delivery) -> SafeString:
+    def status(self, message: Delivery) -> SafeString:
         look = _LOOKS[message.state]
         return format_html('<span class="state state-{}">{}</span>', look, message.get_state_display().lower())
 

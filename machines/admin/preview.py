@@ -6,7 +6,7 @@ from typing import Any
 
 from django import forms
 
-from machines.boot.answering import Answer
+from machines.boot.handler import Answer
 from machines.models import Machine
 from machines.preview import ImaginedRequest, imagined
 

@@ -46,7 +46,7 @@ class SightingAdmin(MACSearch, AuditedAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    def described(self, obj: Sighting) -> dict[str, Any]:
+    def snapshot(self, obj: Sighting) -> dict[str, Any]:
         return {"mac": obj.mac, "ignored": obj.ignored}
 
     @admin.display(description="says of itself")

@@ -30,7 +30,7 @@ class AuditedUserAdmin(AuditedAdmin, UserAdmin[User]):
 
     change_user_password_template = "machines/user_password.html"  # noqa: S105 - a template
 
-    def described(self, obj: User) -> dict[str, Any]:
+    def snapshot(self, obj: User) -> dict[str, Any]:
         return {
             "username": obj.username,
             "is_active": obj.is_active,
@@ -85,7 +85,7 @@ class AuditedUserAdmin(AuditedAdmin, UserAdmin[User]):
 class AuditedGroupAdmin(AuditedAdmin, GroupAdmin):
     """Permissions of a group are its members'; only a superuser may give them."""
 
-    def described(self, obj: Group) -> dict[str, Any]:
+    def snapshot(self, obj: Group) -> dict[str, Any]:
         return {"name": obj.name, "permissions": sorted(obj.permissions.values_list("codename", flat=True))}
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -41,7 +41,7 @@ class MachineFilter(django_filters.FilterSet):
         fields: list[str] = []
 
     def in_state(self, queryset: Any, name: str, state: str) -> Any:
-        return queryset.standing_as(state)
+        return queryset.with_status(state)
 
     def is_unverified(self, queryset: Any, name: str, wanted: bool) -> Any:
         unverified = Machine.objects.unverified().values("pk")
@@ -73,7 +73,7 @@ class RescueFilter(django_filters.FilterSet):
 
     def in_state(self, queryset: Any, name: str, state: str) -> Any:
         # As the JSON has it: what time has ended is ended, whatever is stored.
-        return queryset.standing_as(state)
+        return queryset.with_status(state)
 
 
 class AuditFilter(django_filters.FilterSet):

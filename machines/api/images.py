@@ -21,12 +21,12 @@ from rescuesite.api.negotiation import BoundedJSONParser
 from rescuesite.api.views import NotStored, actor_of
 
 _BODY = {
-    "multipart/form-data": serializers.ImageOrderSerializer,
-    "application/json": serializers.ImageOrderSerializer,
+    "multipart/form-data": serializers.ImageWriteSerializer,
+    "application/json": serializers.ImageWriteSerializer,
 }
 _CHANGES = {
-    "multipart/form-data": serializers.ImageOrderSerializer(partial=True),
-    "application/json": serializers.ImageOrderSerializer(partial=True),
+    "multipart/form-data": serializers.ImageWriteSerializer(partial=True),
+    "application/json": serializers.ImageWriteSerializer(partial=True),
 }
 
 
@@ -58,7 +58,7 @@ class ImageViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin,
 
     @extend_schema(summary="Add an image", request=_BODY, responses={201: serializers.ImageSerializer})
     def create(self, request: Request) -> Response:
-        order = serializers.ImageOrderSerializer(data=request.data)
+        order = serializers.ImageWriteSerializer(data=request.data)
         order.is_valid(raise_exception=True)
         # Before the database is told, which would keep others waiting.
         values: dict[str, Any] = order.values()
@@ -76,7 +76,7 @@ class ImageViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin,
     )
     def partial_update(self, request: Request, name: str) -> Response:
         image = self.get_object()
-        order = serializers.ImageOrderSerializer(data=request.data, partial=True)
+        order = serializers.ImageWriteSerializer(data=request.data, partial=True)
         order.is_valid(raise_exception=True)
         default = order.validated_data.get("default")
         image.revise(order.values(), order.uploads(), actor_of(request), default=default)
@@ -86,5 +86,5 @@ class ImageViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin,
         summary="Delete an image", description="Machines that name it fall back to the default.", responses={204: None}
     )
     def destroy(self, request: Request, name: str) -> Response:
-        self.get_object().retire(actor_of(request))
+        self.get_object().delete_audited(actor_of(request))
         return Response(status=status.HTTP_204_NO_CONTENT)

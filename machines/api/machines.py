@@ -72,29 +72,29 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
 
     @extend_schema(
         summary="Add a machine",
-        request=serializers.MachineOrderSerializer,
+        request=serializers.MachineWriteSerializer,
         responses={201: serializers.MachineSerializer},
     )
     def create(self, request: Request) -> Response:
-        order = serializers.MachineOrderSerializer(data=request.data)
+        order = serializers.MachineWriteSerializer(data=request.data)
         order.is_valid(raise_exception=True)
         machine = order.add(actor_of(request))
         where = reverse("machines-detail", args=[machine.name], request=request)
         return Response(self.get_serializer(machine).data, status.HTTP_201_CREATED, headers={"Location": where})
 
     @extend_schema(
-        summary="Replace a machine: what is not named is emptied", request=serializers.MachineOrderSerializer
+        summary="Replace a machine: what is not named is emptied", request=serializers.MachineWriteSerializer
     )
     def update(self, request: Request, name: str) -> Response:
         return self._revised(request, whole=True)
 
-    @extend_schema(summary="Change what is named", request=serializers.MachineOrderSerializer(partial=True))
+    @extend_schema(summary="Change what is named", request=serializers.MachineWriteSerializer(partial=True))
     def partial_update(self, request: Request, name: str) -> Response:
         return self._revised(request, whole=False)
 
     def _revised(self, request: Request, *, whole: bool) -> Response:
         machine = self.get_object()
-        order = serializers.MachineOrderSerializer(data=request.data, partial=not whole)
+        order = serializers.MachineWriteSerializer(data=request.data, partial=not whole)
         order.is_valid(raise_exception=True)
         order.revise(machine, actor_of(request), whole=whole)
         return Response(self.get_serializer(machine).data)
@@ -102,7 +102,7 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
     @extend_schema(summary="Delete a machine; its rescue ends", responses={204: None})
     def destroy(self, request: Request, name: str) -> Response:
         machine = self.get_object()
-        machine.retire(actor_of(request))
+        machine.delete_audited(actor_of(request))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     # Its rescue
@@ -118,13 +118,13 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
 
     @extend_schema(
         summary="Enable rescue, from the next power-on",
-        request=serializers.RescueOrderSerializer,
+        request=serializers.RescueWriteSerializer,
         responses={201: serializers.EnabledRescueSerializer},
     )
     @rescue.mapping.post
     def enable(self, request: Request, name: str) -> Response:
         machine = self.get_object()
-        order = serializers.RescueOrderSerializer(data=request.data)
+        order = serializers.RescueWriteSerializer(data=request.data)
         order.is_valid(raise_exception=True)
         try:
             rescue = Rescue.objects.enable(machine, order.order(), actor_of(request))
@@ -183,10 +183,10 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
     @action(detail=True, methods=["get"])
     def preview(self, request: Request, name: str) -> Response:
         machine = self.get_object()
-        asked = likely_request(machine)
+        boot_request = likely_request(machine)
         given = {field: str(value) for field, value in request.query_params.items()}
         own = self._checked(machine, {field: given.pop(field) for field in _IMAGINED if field in given})
-        answer = imagined(asked._replace(**own, **({"query": urlencode(given)} if given else {})))
+        answer = imagined(boot_request._replace(**own, **({"query": urlencode(given)} if given else {})))
         shown = {"outcome": answer.outcome, "reason": answer.reason, "script": answer.script}
         return Response(serializers.PreviewSerializer(shown).data)
 

@@ -13,7 +13,7 @@ from machines.models.notification import MAX_OVERDUE, MAX_RECIPIENTS
 from machines.notifications.events import Event
 from machines.notifications.webhook import MAX_URL
 from rescuesite.api.errors import renamed
-from rescuesite.api.serializers import OrderSerializer
+from rescuesite.api.serializers import WriteSerializer
 
 #: More machines than this nobody lists.
 _MANY = 1000
@@ -48,7 +48,7 @@ class NewNotificationRuleSerializer(NotificationRuleSerializer):
         return super().to_representation(instance) | {"secret": instance.secret}
 
 
-class NotificationRuleOrderSerializer(OrderSerializer):
+class NotificationRuleWriteSerializer(WriteSerializer):
     """A notification rule as it shall be."""
 
     name = serializers.CharField(max_length=100)

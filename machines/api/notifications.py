@@ -55,35 +55,35 @@ class NotificationRuleViewSet(
 
     @extend_schema(
         summary="Add a rule",
-        request=serializers.NotificationRuleOrderSerializer,
+        request=serializers.NotificationRuleWriteSerializer,
         responses={201: serializers.NewNotificationRuleSerializer},
     )
     def create(self, request: Request) -> Response:
-        order = serializers.NotificationRuleOrderSerializer(data=request.data)
+        order = serializers.NotificationRuleWriteSerializer(data=request.data)
         order.is_valid(raise_exception=True)
         rule = order.add(actor_of(request))
         where = reverse("notification-rules-detail", args=[rule.pk], request=request)
         shown = serializers.NewNotificationRuleSerializer(rule).data
         return Response(shown, status.HTTP_201_CREATED, headers={"Location": where})
 
-    @extend_schema(summary="Replace a rule", request=serializers.NotificationRuleOrderSerializer)
+    @extend_schema(summary="Replace a rule", request=serializers.NotificationRuleWriteSerializer)
     def update(self, request: Request, pk: str) -> Response:
         return self._revised(request, whole=True)
 
-    @extend_schema(summary="Change what is named", request=serializers.NotificationRuleOrderSerializer(partial=True))
+    @extend_schema(summary="Change what is named", request=serializers.NotificationRuleWriteSerializer(partial=True))
     def partial_update(self, request: Request, pk: str) -> Response:
         return self._revised(request, whole=False)
 
     def _revised(self, request: Request, *, whole: bool) -> Response:
         rule = self.get_object()
-        order = serializers.NotificationRuleOrderSerializer(data=request.data, partial=not whole)
+        order = serializers.NotificationRuleWriteSerializer(data=request.data, partial=not whole)
         order.is_valid(raise_exception=True)
         order.revise(rule, actor_of(request), whole=whole)
         return Response(self.get_serializer(self.get_object()).data)
 
     @extend_schema(summary="Delete a rule; what waits because of it is given up", responses={204: None})
     def destroy(self, request: Request, pk: str) -> Response:
-        self.get_object().retire(actor_of(request))
+        self.get_object().delete_audited(actor_of(request))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(

@@ -14,10 +14,10 @@ from machines import representation
 from machines.models import Actor, AuditEntry, ImageFile, Machine, Rescue, RescueImage, Sighting, StoredFile
 from machines.models.identity import IDENTITY_NAMES
 from machines.models.image import Upload
-from machines.models.rescue_terms import MAX_REASON, MAX_TRIES, RescueOrder
+from machines.models.rescue_terms import MAX_REASON, MAX_TRIES, RescueRequest
 from machines.timeline import Event
 from rescuesite.api.errors import renamed
-from rescuesite.api.serializers import OrderSerializer
+from rescuesite.api.serializers import WriteSerializer
 
 #: No machine has more network cards, or asks from more places.
 _MANY = 100
@@ -32,7 +32,7 @@ def texts(**options: Any) -> serializers.ListField:
 # Machines
 
 
-class RescueNetworkSerializer(OrderSerializer):
+class RescueNetworkSerializer(WriteSerializer):
     """The rescue system's own network; without an address it asks DHCP."""
 
     addresses = texts(required=False, help_text="With prefix length: 192.0.2.7/24.")
@@ -70,7 +70,7 @@ class IdentityField(serializers.DictField):
     """Names that a NIC can send, and what this machine sends."""
 
 
-class MachineOrderSerializer(OrderSerializer):
+class MachineWriteSerializer(WriteSerializer):
     """A machine as it shall be."""
 
     name = serializers.CharField(max_length=63)
@@ -88,7 +88,7 @@ class MachineOrderSerializer(OrderSerializer):
         values = dict(self.validated_data)
         name, macs, networks = values.pop("name"), values.pop("macs", []), values.pop("allowed_networks", [])
         try:
-            return Machine.objects.add(name, macs=macs, networks=networks, actor=actor, **values)
+            return Machine.objects.add(name, macs=macs, allowed_networks=networks, actor=actor, **values)
         except ValidationError as error:
             raise _renamed(error) from error
 
@@ -169,7 +169,7 @@ class EnabledRescueSerializer(RescueSerializer):
         return shown | ({"password": instance.password} if instance.password else {})
 
 
-class RescueOrderSerializer(OrderSerializer):
+class RescueWriteSerializer(WriteSerializer):
     """A rescue to be enabled."""
 
     lifetime = serializers.ChoiceField(
@@ -192,13 +192,13 @@ class RescueOrderSerializer(OrderSerializer):
             raise serializers.ValidationError("This is too far away.")
         return moment
 
-    def order(self) -> RescueOrder:
+    def order(self) -> RescueRequest:
         values: dict[str, Any] = dict(self.validated_data)
         until = Rescue.Lifetime.UNTIL if values.get("expires_at") else Rescue.Lifetime.ONE_BOOT
-        return RescueOrder(**({"lifetime": until} | values))
+        return RescueRequest(**({"lifetime": until} | values))
 
 
-class DisableSerializer(OrderSerializer):
+class DisableSerializer(WriteSerializer):
     reason = serializers.CharField(required=False, allow_blank=True, max_length=MAX_REASON)
 
 
@@ -226,7 +226,7 @@ class ImageSerializer(serializers.Serializer[RescueImage]):
         return representation.image_json(instance)
 
 
-class ImageOrderSerializer(OrderSerializer):
+class ImageWriteSerializer(WriteSerializer):
     """An image as it shall be; its files come as multipart/form-data."""
 
     name = serializers.CharField(max_length=63)

@@ -32,9 +32,9 @@ class MachineFacts:
     rescue: RescueFacts | None = None
 
 
-def decide(asked: BootRequest, machine: MachineFacts | None) -> Reason:
+def decide(boot_request: BootRequest, machine: MachineFacts | None) -> Reason:
     """Return the first reason that holds, in the contract's order; its `outcome` is the answer's kind."""
-    if asked.mac is None:
+    if boot_request.mac is None:
         return Reason.BAD_MAC
     if machine is None:
         return Reason.UNKNOWN_MAC
@@ -43,11 +43,11 @@ def decide(asked: BootRequest, machine: MachineFacts | None) -> Reason:
         return Reason.NO_RESCUE
     if rescue.expired:
         return Reason.RESCUE_EXPIRED
-    if objection := address_objection(asked.source, machine.networks, own=asked.ip):
+    if objection := address_objection(boot_request.source, machine.networks, own=boot_request.ip):
         return objection
-    if objection := identity_objection(asked, machine.identity):
+    if objection := identity_objection(boot_request, machine.identity):
         return objection
-    return _what_the_rescue_gives(rescue, asked.value("buildarch"))
+    return _what_the_rescue_gives(rescue, boot_request.value("buildarch"))
 
 
 def _what_the_rescue_gives(rescue: RescueFacts, buildarch: str) -> Reason:
@@ -72,11 +72,11 @@ def address_objection(
     return None if source is not None and source == own else Reason.ADDRESS_MISMATCH
 
 
-def identity_objection(asked: BootRequest, identity: Mapping[str, str]) -> Reason | None:
+def identity_objection(boot_request: BootRequest, identity: Mapping[str, str]) -> Reason | None:
     """Each recorded expectation must be sent, and match."""
-    if any(not asked.value(name).strip() for name in identity):
+    if any(not boot_request.value(name).strip() for name in identity):
         return Reason.IDENTITY_MISSING
-    if any(not smbios.matches(name, asked.value(name), expected) for name, expected in identity.items()):
+    if any(not smbios.matches(name, boot_request.value(name), expected) for name, expected in identity.items()):
         return Reason.IDENTITY_MISMATCH
     return None
 

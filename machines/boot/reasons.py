@@ -47,8 +47,8 @@ class Reason(StrEnum):
         "address_not_allowed",
         Outcome.REFUSED,
         (
-            "The request comes from outside the machine's allowed networks, or from an unknown address: a proxy in front "
-            "of the site did not say from which."
+            "The request comes from outside the machine's allowed networks, or from an unknown address: "
+            "a proxy in front of the site did not say from which."
         ),
         _ADDRESS,
     )
@@ -56,8 +56,8 @@ class Reason(StrEnum):
         "address_mismatch",
         Outcome.REFUSED,
         (
-            "The machine lists no network, and the address that it claims is not the address that the request comes from, "
-            "or that address is unknown. Behind a router or NAT, list the network that its requests come from."
+            "The machine lists no network, and the address that it claims is not the address that the request comes "
+            "from, or that address is unknown. Behind a router or NAT, list the network that its requests come from."
         ),
         _ADDRESS,
     )
@@ -83,8 +83,8 @@ class Reason(StrEnum):
         "rescue_failed",
         Outcome.LOCAL,
         (
-            "The rescue system was started several times and did not come up. The machine boots its disk until somebody "
-            "tries again."
+            "The rescue system was started several times and did not come up. The machine boots its disk until "
+            "somebody tries again."
         ),
         "The rescue system of this machine was started several times and never came up",
     )

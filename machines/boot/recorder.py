@@ -30,20 +30,20 @@ Result = TypeVar("Result")
 #: So many pieces of work are committed together at most: others want the write lock as well.
 MAX_BATCH = 50
 #: The order of work on the rows that all strangers share: after every machine's.
-STRANGERS = math.inf
+UNKNOWN_CLIENTS = math.inf
 
 
 @dataclass(frozen=True)
 class Prepared(Generic[Result]):
     """What came of the reading: a result, and what is to be written before it counts.
 
-    `order` is the primary key of the machine whose row `write` holds, or STRANGERS: what is committed together takes
-    its locks in this order, as other processes do.
+    `order` is the primary key of the machine whose row `write` holds, or UNKNOWN_CLIENTS: what is committed together
+    takes its locks in this order, as other processes do.
     """
 
     result: Result
     write: Callable[[], object] | None = None
-    order: float = STRANGERS
+    order: float = UNKNOWN_CLIENTS
 
 
 @dataclass

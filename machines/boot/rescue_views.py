@@ -14,9 +14,9 @@ from django.utils import timezone
 
 from machines.addresses import IPAddress
 from machines.boot import script
-from machines.boot.answering import LATE
 from machines.boot.deadline import DeadlineExceededError, run_by
 from machines.boot.delivery import authorized_keys, rescue_archive
+from machines.boot.handler import LATE
 from machines.boot.http import base_url, boot_deadline, method_not_allowed, not_found, octets, text
 from machines.boot.reasons import Reason
 from machines.boot.recorder import recorder
@@ -24,7 +24,7 @@ from machines.boot.reports import MAX_BODY, ReportError, read_report
 from machines.boot.sending import send
 from machines.integrity import Condition
 from machines.models import Rescue, StoredFile
-from machines.models.rescue_terms import Heard, UpReport
+from machines.models.rescue_terms import ReportResult, UpReport
 from rescuesite.client_address import source_of
 
 logger = logging.getLogger(__name__)
@@ -60,9 +60,9 @@ def _find(request: HttpRequest, token: str, name: str, *, counts: bool) -> Store
     if rescue is None or not counts:
         return found
     if objection:
-        note, needed = partial(rescue.note_refused, name, source, now, objection), False
+        note, needed = partial(rescue.record_refused, name, source, now, objection), False
     else:
-        note, needed = partial(rescue.note_sent, name, source, now), rescue.arrives_with(name)
+        note, needed = partial(rescue.record_sent, name, source, now), rescue.arrives_with(name)
     try:
         if objection or found is not None:
             recorder.commit(note, deadline, order=rescue.machine_id)
@@ -113,7 +113,7 @@ def report_up(request: HttpRequest, token: str) -> HttpResponse:
     return _heard(heard, report)
 
 
-def _hear(token: str, report: UpReport, source: IPAddress | None) -> Heard | None:
+def _hear(token: str, report: UpReport, source: IPAddress | None) -> ReportResult | None:
     """What comes of a report; None where no active rescue has the token, or it is not for `source` to report.
 
     Unlike the files, a report may come from another address than the script was served to: the rescue system may
@@ -123,21 +123,21 @@ def _hear(token: str, report: UpReport, source: IPAddress | None) -> Heard | Non
     while rescue := Rescue.objects.of_token(token, now):
         objection = rescue.address_objection(source)
         if objection and (source is None or objection is Reason.ADDRESS_NOT_ALLOWED):
-            rescue.note_refused(script.UP, source, now, objection)
+            rescue.record_refused(script.UP, source, now, objection)
             return None
-        heard = rescue.hear(report, now, source)
-        if heard is not Heard.CHANGED_MEANWHILE:
+        heard = rescue.record_report(report, now, source)
+        if heard is not ReportResult.CHANGED_MEANWHILE:
             return heard
     return None
 
 
-def _heard(heard: Heard | None, report: UpReport) -> HttpResponse:
+def _heard(heard: ReportResult | None, report: UpReport) -> HttpResponse:
     match heard:
         case None:
             return not_found()
-        case Heard.TOO_EARLY:
+        case ReportResult.TOO_EARLY:
             return text("Not all files have been fetched yet; report again.\n", status=409)
-        case Heard.OTHER_BOOT:
+        case ReportResult.OTHER_BOOT:
             return text("Another boot of this rescue has reported already.\n", status=409)
         case _:
             said = {"not_understood": report.not_understood} if report.not_understood else {}

@@ -58,11 +58,11 @@ class BootPlan:
     #: The site's address as the machine reaches it.
     site: str = ""
     #: Where the files lie, by served name, if the site does not send them; then it is not told that all have arrived.
-    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    file_urls: Mapping[str, str] = field(default_factory=dict)
 
     def address(self, name: str) -> str:
         """Where a file is fetched, relative to the script's own address."""
-        return self.elsewhere[name] if self.elsewhere else f"/boot/{self.token}/{name}"
+        return self.file_urls[name] if self.file_urls else f"/boot/{self.token}/{name}"
 
     @property
     def archives(self) -> list[str]:
@@ -74,7 +74,7 @@ class BootPlan:
         """What the script itself fetches, in order."""
         if self.chained:
             return [CHAIN]
-        return [KERNEL, *self.archives, *([] if self.elsewhere else [READY])]
+        return [KERNEL, *self.archives, *([] if self.file_urls else [READY])]
 
     @property
     def longest_silence(self) -> int:
@@ -88,7 +88,7 @@ def longest_silence(files: int) -> int:
 
 
 def longest_question() -> int:
-    """Seconds that a silent site can keep a machine which the script of `send_on` sends there."""
+    """Seconds that a silent site can keep a machine which the script of `chain_to_site` sends there."""
     return _three_tries(ASK_TIMEOUT)
 
 
@@ -96,7 +96,7 @@ def _three_tries(timeout: int) -> int:
     return (len(_PAUSES) + 1) * timeout + sum(_PAUSES)
 
 
-def checked(line: str) -> str:
+def ensure_safe(line: str) -> str:
     """Return `line`, one iPXE command with data in it, if it can do nothing but what it says.
 
     Raises UnsafeLineError for control characters (a newline starts another command), `${` (expanded by iPXE, again and
@@ -130,7 +130,7 @@ def rescue(plan: BootPlan) -> str:
         [
             _MAGIC,
             f"set rescuesite {Outcome.RESCUE}",
-            checked(f"echo Rescue mode for {plan.machine}"),
+            ensure_safe(f"echo Rescue mode for {plan.machine}"),
             # Whatever image is still registered would be handed to the kernel as one more initrd.
             "imgfree",
             *(_chain(plan) if plan.chained else _kernel(plan)),
@@ -141,13 +141,13 @@ def rescue(plan: BootPlan) -> str:
     )
 
 
-def send_on(address: str, mac: str) -> str:
+def chain_to_site(address: str, mac: str) -> str:
     """The script of a machine whose scripts lie on another server: ask the site at `address`, three times at most.
 
     It ends with `rescuesite` set, whatever the site said: whoever chained it need not try again.
     """
     ask = [
-        f"chain --autofree --timeout {ASK_TIMEOUT * 1000} {question(address, mac=mac)} ||",
+        f"chain --autofree --timeout {ASK_TIMEOUT * 1000} {boot_url(address, mac=mac)} ||",
         "isset ${rescuesite} && goto local ||",
     ]
     return _finished(
@@ -167,14 +167,14 @@ def send_on(address: str, mac: str) -> str:
 def for_dhcp(address: str = "/boot") -> str:
     """What DHCP names as boot file to an iPXE of any age, whose own download of a boot file has no bound.
 
-    It asks as `send_on` does, for the card that got the address; without a site's name in `address`, where this script
-    came from. iPXE of 2019 lacks `iflinkwait` and `ifconf --timeout`, so nothing of the kind is used; and it takes what
-    stands before any colon for a protocol, also in a relative address, so the MAC address is sent with hyphens.
+    It asks as `chain_to_site` does, for the card that got the address; without a site's name in `address`, where this
+    script came from. iPXE of 2019 lacks `iflinkwait` and `ifconf --timeout`, so neither is used. It takes what stands
+    before any colon for a protocol, also in a relative address, so the MAC address is sent with hyphens.
     """
-    return send_on(address, "${netX/mac:hexhyp}")
+    return chain_to_site(address, "${netX/mac:hexhyp}")
 
 
-def question(address: str, settings: Mapping[str, str] = SETTINGS, *, mac: str = "${netX/mac}") -> str:
+def boot_url(address: str, settings: Mapping[str, str] = SETTINGS, *, mac: str = "${netX/mac}") -> str:
     """The address at which a card asks, in iPXE's words: it fills in what stands in `${…}`."""
     values = {"mac": mac, "ip": "${netX/ip}", **settings}
     return f"{address}?{'&'.join(f'{name}={setting}' for name, setting in values.items())}"
@@ -191,8 +191,8 @@ def _kernel(plan: BootPlan) -> list[str]:
     return [
         *_fetch("kernel", KERNEL, plan),
         *(line for name in plan.archives for line in _fetch("initrd", name, plan)),
-        checked(" ".join(["imgargs kernel", *filter(None, arguments)])),
-        *((*_fetch("imgfetch", READY, plan), "imgfree ready") if not plan.elsewhere else ()),
+        ensure_safe(" ".join(["imgargs kernel", *filter(None, arguments)])),
+        *((*_fetch("imgfetch", READY, plan), "imgfree ready") if not plan.file_urls else ()),
         "boot kernel || goto failed",
     ]
 
@@ -211,7 +211,7 @@ def _fetch(command: str, name: str, plan: BootPlan) -> list[str]:
 
     iPXE chains `||` and `&&` from the left, as sh does, so a pause between two tries needs a jump past the rest.
     """
-    fetch = checked(f"{command} --name {name} --timeout {FILE_TIMEOUT * 1000} {plan.address(name)}")
+    fetch = ensure_safe(f"{command} --name {name} --timeout {FILE_TIMEOUT * 1000} {plan.address(name)}")
     got = f"got-{name}"
     return [
         *(line for pause in _PAUSES for line in (f"{fetch} && goto {got} ||", f"sleep {pause}")),

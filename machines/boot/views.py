@@ -8,7 +8,7 @@ from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse
 
-from machines.boot import answering, script
+from machines.boot import handler, script
 from machines.boot.deadline import DeadlineExceededError, run_by
 from machines.boot.http import as_utf8, base_url, boot_deadline, method_not_allowed, text
 from machines.boot.reasons import Reason
@@ -29,16 +29,16 @@ def boot(request: HttpRequest) -> HttpResponse:
 
 
 def _answered(request: HttpRequest) -> HttpResponse:
-    asked = BootRequest.parse(
+    boot_request = BootRequest.parse(
         as_utf8(request.META.get("QUERY_STRING", "")),
         source=source_of(request),
         user_agent=as_utf8(request.META.get("HTTP_USER_AGENT", "")),
         site=base_url(request),
     )
     if request.method == "GET":
-        return text(answering.answer(asked).script)
+        return text(handler.handle(boot_request).script)
     if request.method == "HEAD":
-        return text(answering.unrecorded_answer(asked).script)
+        return text(handler.unrecorded_answer(boot_request).script)
     return method_not_allowed("GET, HEAD", body=script.pass_through(Reason.NO_RESCUE))
 
 

@@ -47,7 +47,7 @@ def boot_export(site: str, *, with_files: bool = False, now: datetime | None = N
     now = now or timezone.now()
     export = BootExport(scripts={DEFAULT: script.pass_through(Reason.UNKNOWN_MAC)})
     rescues = {rescue.machine_id: rescue for rescue in Rescue.objects.active(now).with_files()}
-    for machine in Machine.objects.prefetch_related("macs", "networks").order_by("name"):
+    for machine in Machine.objects.prefetch_related("macs", "allowed_networks").order_by("name"):
         rescue = rescues.get(machine.pk)
         if rescue:
             rescue.machine = machine
@@ -64,14 +64,14 @@ def _script(rescue: Rescue | None, mac: str, site: str, export: BootExport, now:
         export.in_rescue.append(name)
     if not with_files:
         # Also when its one boot was used: the site says so then, and ends the rescue.
-        return script.send_on(f"{site}/boot", mac)
+        return script.chain_to_site(f"{site}/boot", mac)
     facts = rescue.facts(now)
     if not facts.image_available or facts.image_damaged:
         export.warnings.append(f"{name}: files of its rescue are missing or damaged; its script boots the disk.")
         return script.pass_through(Reason.IMAGE_UNAVAILABLE)
     if objection := _needs_site(rescue):
         export.warnings.append(f"{name}: {objection}; its script sends it on to the site instead.")
-        return script.send_on(f"{site}/boot", mac)
+        return script.chain_to_site(f"{site}/boot", mac)
     try:
         return _standing_alone(rescue, mac, site, export)
     except script.UnsafeLineError as error:
@@ -94,12 +94,12 @@ def _standing_alone(rescue: Rescue, mac: str, site: str, export: BootExport) -> 
     stored = {file.name: file.stored for file in rescue.files.all() if file.kind in boots}
     # Whoever lists the folder must not read the rescue's token from it.
     archive = f"{sha256(str(rescue.token).encode()).hexdigest()[:32]}.cpio"
-    elsewhere = {name: f"{FILES}/{file.sha256}" for name, file in stored.items()}
-    elsewhere[script.ARCHIVE] = f"{FILES}/{archive}"
-    text = script.rescue(rescue.plan(mac, site=site, elsewhere=elsewhere))
-    if elsewhere[script.ARCHIVE] not in export.files:
-        export.files |= {elsewhere[name]: file for name, file in stored.items()}
-        export.files[elsewhere[script.ARCHIVE]] = rescue_archive(rescue, None)
+    file_urls = {name: f"{FILES}/{file.sha256}" for name, file in stored.items()}
+    file_urls[script.ARCHIVE] = f"{FILES}/{archive}"
+    text = script.rescue(rescue.plan(mac, site=site, file_urls=file_urls))
+    if file_urls[script.ARCHIVE] not in export.files:
+        export.files |= {file_urls[name]: file for name, file in stored.items()}
+        export.files[file_urls[script.ARCHIVE]] = rescue_archive(rescue, None)
         export.warnings += _losses(rescue)
     return text
 

@@ -111,7 +111,7 @@ class APIToken(models.Model):
             self._record("deleted", actor)
             self.delete()
 
-    def note_use(self) -> None:
+    def record_use(self) -> None:
         """Write down that it was used just now, unless that was done within the last minute."""
         now = timezone.now()
         if self.last_used_at and self.last_used_at > now - USE_NOTED_EVERY:
@@ -123,7 +123,7 @@ class APIToken(models.Model):
         except DatabaseError:
             logger.warning("that API token %s was used could not be written down", self.pk, exc_info=True)
 
-    def described(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         return {
             "user": self.user.get_username(),
             "name": self.name,
@@ -131,7 +131,7 @@ class APIToken(models.Model):
         }
 
     def _record(self, what: str, actor: Actor) -> None:
-        AuditEntry.objects.record(f"token_{what}", actor=actor, subject=self.name, details=self.described())
+        AuditEntry.objects.record(f"token_{what}", actor=actor, subject=self.name, details=self.snapshot())
 
 
 def _digest(clear: str) -> str:

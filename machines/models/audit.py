@@ -104,7 +104,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         entry.save(force_insert=True)
         _announce(entry, rescue)
 
-    def record_stranger(self, action: str, *, at: datetime, count: int = 1, **fields: Any) -> None:
+    def record_unknown(self, action: str, *, at: datetime, count: int = 1, **fields: Any) -> None:
         """Count answers to nobody in particular: one entry for each reason and minute, whoever asked."""
         key = f"{fields['reason']} {at:%Y-%m-%dT%H:%M}"
         if self._count(self.filter(shared_key=key), at, count):

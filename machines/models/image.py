@@ -61,12 +61,12 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
                 file.flush()
                 os.fsync(file.fileno())
             stored = StoredFile(sha256=digest.hexdigest(), size=size)
-            belongs_to_site(Path(draft))
+            chown_to_site_owner(Path(draft))
             with _files_locked():
                 if not stored.path.parent.exists():
                     stored.path.parent.mkdir(exist_ok=True)
                     stored.path.parent.chmod(0o750)
-                    belongs_to_site(stored.path.parent)
+                    chown_to_site_owner(stored.path.parent)
                 # A web server in the site's group may send it; see deploy/.
                 Path(draft).chmod(0o640)
                 Path(draft).replace(stored.path)
@@ -139,7 +139,7 @@ def _files_locked() -> contextlib.AbstractContextManager[None]:
     return locks.held("files")
 
 
-def belongs_to_site(path: Path) -> None:
+def chown_to_site_owner(path: Path) -> None:
     """Give what root has made in the data directory to the directory's owner: a station's worker may run as root."""
     same_owner(path, Path(settings.RESCUESITE_DATA_DIR))
 
@@ -267,7 +267,7 @@ class RescueImageQuerySet(models.QuerySet["RescueImage"]):
                 image.attach_stored(*upload)
             if problem := image.problem():
                 raise ValidationError(problem)
-            AuditEntry.objects.record("rescueimage_added", actor=actor, subject=image.name, details=image.described())
+            AuditEntry.objects.record("rescueimage_added", actor=actor, subject=image.name, details=image.snapshot())
             if default:
                 image.make_default(actor)
         return image
@@ -347,7 +347,7 @@ class RescueImage(models.Model):
     def clean(self) -> None:
         errors = {}
         try:
-            script.checked(self.command_line)
+            script.ensure_safe(self.command_line)
         except script.UnsafeLineError as error:
             errors["command_line"] = f"The command line {error}."
         if named := [word for word in self.command_line.split() if word.startswith("initrd=")]:
@@ -366,7 +366,7 @@ class RescueImage(models.Model):
         if errors:
             raise ValidationError(errors)
 
-    def described(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """The image as audit entries, the API and the command line show it; its files read at once or before."""
         files = self.files.all()
         if "files" not in getattr(self, "_prefetched_objects_cache", {}):
@@ -396,7 +396,7 @@ class RescueImage(models.Model):
         with transaction.atomic():
             RescueImage.objects.select_for_update().get(pk=self.pk)
             self.refresh_from_db()
-            before, was_bad = self.described(), self.problem()
+            before, was_bad = self.snapshot(), self.problem()
             for name, value in values.items():
                 setattr(self, name, value)
             self.full_clean()
@@ -413,15 +413,15 @@ class RescueImage(models.Model):
             elif default is False and self.is_default:
                 self.is_default = False
                 self.save(update_fields=["is_default"])
-            if changes := differences(before, self.described()):
+            if changes := differences(before, self.snapshot()):
                 AuditEntry.objects.record("rescueimage_changed", actor=actor, subject=self.name, details=changes)
             transaction.on_commit(StoredFile.objects.discard_unused)
 
-    def retire(self, actor: Actor) -> None:
+    def delete_audited(self, actor: Actor) -> None:
         """Delete the image, with its audit entry; machines that name it fall back to the default."""
         with transaction.atomic():
             machines = [machine.name for machine in self.machines.all()[:MACHINES_NAMED]]
-            details = {**self.described(), "machines": machines}
+            details = {**self.snapshot(), "machines": machines}
             AuditEntry.objects.record("rescueimage_deleted", actor=actor, subject=self.name, details=details)
             self.delete()
             transaction.on_commit(StoredFile.objects.discard_unused)

@@ -60,7 +60,7 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         name: str,
         *,
         macs: list[str],
-        networks: list[str],
+        allowed_networks: list[str],
         actor: Actor,
         image: RescueImage | None = None,
         identity: dict[str, str] | None = None,
@@ -74,24 +74,28 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         """
         with transaction.atomic():
             machine = Machine(name=name, image=image, identity=identity or {}, notes=notes)
-            machine._take_rescue_network(rescue_network or {})
+            machine._set_rescue_network(rescue_network or {})
             machine.full_clean()
             machine.save(force_insert=True)
-            machine._take_macs(macs)
-            machine._take_networks(networks)
+            machine._set_macs(macs)
+            machine._set_allowed_networks(allowed_networks)
             machine.adopt_sightings()
-            AuditEntry.objects.record("machine_added", actor=actor, machine=machine, details=machine.described())
+            AuditEntry.objects.record("machine_added", actor=actor, machine=machine, details=machine.snapshot())
         return machine
 
     def asking_as(self, mac: str) -> Machine | None:
         """The machine that `mac` belongs to, with its networks; one query."""
         # A row for each network, so that one query does.
-        found = self.filter(macs__address=mac).annotate(network=F("networks__network")).order_by("networks__pk")
+        found = (
+            self.filter(macs__address=mac)
+            .annotate(network=F("allowed_networks__network"))
+            .order_by("allowed_networks__pk")
+        )
         rows = [(machine, vars(machine)["network"]) for machine in found]
         if not rows:
             return None
         machine = rows[0][0]
-        machine.network_rule = tuple(parse_network(network) for _, network in rows if network)
+        machine.parsed_networks = tuple(parse_network(network) for _, network in rows if network)
         return machine
 
     def for_lists(self) -> MachineQuerySet:
@@ -100,7 +104,7 @@ class MachineQuerySet(models.QuerySet["Machine"]):
 
         found = self.select_related("image", "contact").prefetch_related(
             "macs",
-            "networks",
+            "allowed_networks",
             models.Prefetch("rescues", Rescue.objects.unended(), to_attr="unended_rescues"),
         )
         found._read_shared = cache(Machine.objects.shared_values)
@@ -129,7 +133,14 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         found = self
         for part in with_usual_macs(text).split():
             fields = (
-                *("name", "macs__address", "networks__network", "contact__ip", "contact__source", "contact__serial"),
+                *(
+                    "name",
+                    "macs__address",
+                    "allowed_networks__network",
+                    "contact__ip",
+                    "contact__source",
+                    "contact__serial",
+                ),
                 *("contact__uuid", "identity__serial", "identity__uuid", "notes"),
             )
             any_of_them = Q(*((f"{field}__icontains", part) for field in fields), _connector=Q.OR)
@@ -140,14 +151,14 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         """Those of these names, which are in lower case."""
         return self.alias(lower_name=Lower("name")).filter(lower_name__in=names)
 
-    def standing_as(self, state: str, now: datetime | None = None) -> MachineQuerySet:
+    def with_status(self, state: str, now: datetime | None = None) -> MachineQuerySet:
         """Those whose rescue stands so at `now`; `local`: those that have none."""
         from machines.models.rescue import Rescue
 
         active = Rescue.objects.active(now)
         if state == "local":
             return self.exclude(pk__in=active.values("machine"))
-        return self.filter(pk__in=active.standing_as(state, now).values("machine"))
+        return self.filter(pk__in=active.with_status(state, now).values("machine"))
 
     def unverified(self) -> MachineQuerySet:
         """Those of which `Machine.is_unverified` holds."""
@@ -259,7 +270,7 @@ class Machine(models.Model):
 
         A placeholder that vendors leave in many machines verifies nothing, nor does what another machine is to say too.
         """
-        if any(allowed.network not in EVERYWHERE for allowed in self.networks.all()):
+        if any(allowed.network not in EVERYWHERE for allowed in self.allowed_networks.all()):
             return False
         telling = smbios.telling(self.identity)
         return not telling or telling <= self._shared_values()
@@ -291,10 +302,10 @@ class Machine(models.Model):
         contact: LastContact | None = getattr(self, "contact", None)
         return contact is not None and contact.said.get("platform") == "efi"
 
-    def believes(self, asked: BootRequest) -> bool:
-        """Whether `asked` comes from where this machine's networks say, and says what its identity says."""
-        from_elsewhere = self.network_rule and address_objection(asked.source, self.network_rule, own=None)
-        return not from_elsewhere and not identity_objection(asked, self.identity)
+    def believes(self, boot_request: BootRequest) -> bool:
+        """Whether `boot_request` comes from where this machine's networks say, and says what its identity says."""
+        from_elsewhere = self.parsed_networks and address_objection(boot_request.source, self.parsed_networks, own=None)
+        return not from_elsewhere and not identity_objection(boot_request, self.identity)
 
     def add_mac(self, address: str) -> MACAddress:
         """Raises ValidationError for an address that is none, or another machine's."""
@@ -306,24 +317,24 @@ class Machine(models.Model):
     def revise(self, values: Mapping[str, Any], actor: Actor) -> bool:
         """Change what `values` name, with its audit entry; all or nothing. False where nothing differs.
 
-        The keys are those of `described`; an image is a RescueImage. Raises ValidationError, MachineLockedError.
+        The keys are those of `snapshot`; an image is a RescueImage. Raises ValidationError, MachineLockedError.
         """
         with transaction.atomic():
             Machine.objects.lock(self)
             # As it is now, not as it was read.
             self.refresh_from_db()
-            before, is_locked = self.described(), self.is_locked_for(actor)
+            before, is_locked = self.snapshot(), self.is_locked_for(actor)
             for name in ("name", "image", "identity", "notes"):
                 setattr(self, name, values.get(name, getattr(self, name)))
             if "rescue_network" in values:
-                self._take_rescue_network(values["rescue_network"])
+                self._set_rescue_network(values["rescue_network"])
             self.full_clean()
             self.save()
             if "macs" in values:
-                self._take_macs(values["macs"])
+                self._set_macs(values["macs"])
             if "allowed_networks" in values:
-                self._take_networks(values["allowed_networks"])
-            changes = differences(before, self.described())
+                self._set_allowed_networks(values["allowed_networks"])
+            changes = differences(before, self.snapshot())
             if not changes:
                 return False
             if is_locked and changes["after"].keys() - {"notes"}:
@@ -338,12 +349,12 @@ class Machine(models.Model):
             )
         return True
 
-    def _take_rescue_network(self, network: Mapping[str, Sequence[str]]) -> None:
+    def _set_rescue_network(self, network: Mapping[str, Sequence[str]]) -> None:
         self.static_addresses = " ".join(network.get("addresses", ()))
         self.gateways = " ".join(network.get("gateways", ()))
         self.dns_servers = " ".join(network.get("dns", ()))
 
-    def _take_macs(self, macs: Sequence[str]) -> None:
+    def _set_macs(self, macs: Sequence[str]) -> None:
         """Let the machine have these MAC addresses and no others. Raises ValidationError, all errors at once."""
         wanted, errors = [], []
         for text in macs:
@@ -367,7 +378,7 @@ class Machine(models.Model):
         if errors:
             raise ValidationError({"macs": errors})
 
-    def _take_networks(self, networks: Sequence[str]) -> None:
+    def _set_allowed_networks(self, networks: Sequence[str]) -> None:
         """Let the machine ask from these networks and no others. Raises ValidationError, all errors at once."""
         wanted, errors = [], []
         for text in networks:
@@ -378,13 +389,13 @@ class Machine(models.Model):
         errors += [f"{network} is listed twice." for network in {one for one in wanted if wanted.count(one) > 1}]
         if errors:
             raise ValidationError({"allowed_networks": errors})
-        self.networks.exclude(network__in=wanted).delete()
-        there = set(self.networks.values_list("network", flat=True))
+        self.allowed_networks.exclude(network__in=wanted).delete()
+        there = set(self.allowed_networks.values_list("network", flat=True))
         AllowedNetwork.objects.bulk_create(
             AllowedNetwork(machine=self, network=network) for network in wanted if network not in there
         )
 
-    def retire(self, actor: Actor) -> None:
+    def delete_audited(self, actor: Actor) -> None:
         """Delete the machine, after ending its rescue, with audit entries for both. Raises MachineLockedError."""
         with transaction.atomic():
             Machine.objects.lock(self)
@@ -392,7 +403,7 @@ class Machine(models.Model):
             if rescue := self.rescues.active().first():
                 rescue.disable(actor, "machine deleted")
             AuditEntry.objects.record(
-                "machine_deleted", actor=actor, machine=self, subject=self.name, details=self.described()
+                "machine_deleted", actor=actor, machine=self, subject=self.name, details=self.snapshot()
             )
             self.delete()
 
@@ -434,27 +445,27 @@ class Machine(models.Model):
         unended: list[Rescue] | None = getattr(self, "unended_rescues", None)
         if unended is None:
             return self.rescues.active(now).first()
-        return next((rescue for rescue in unended if not rescue.standing(now).is_ended), None)
+        return next((rescue for rescue in unended if not rescue.status_at(now).is_ended), None)
 
     @cached_property
-    def network_rule(self) -> tuple[IPNetwork, ...]:
+    def parsed_networks(self) -> tuple[IPNetwork, ...]:
         """The allowed networks, as they are compared."""
-        return tuple(parse_network(allowed.network) for allowed in self.networks.all())
+        return tuple(parse_network(allowed.network) for allowed in self.allowed_networks.all())
 
     def facts(self, rescue: Rescue | None, now: datetime) -> MachineFacts:
         """What `decide` needs to know."""
         return MachineFacts(
-            networks=self.network_rule,
+            networks=self.parsed_networks,
             identity=self.identity,
             rescue=rescue.facts(now) if rescue else None,
         )
 
-    def described(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """The machine as audit entries and the command line show it."""
         return {
             "name": self.name,
             "macs": [mac.address for mac in self.macs.all()],
-            "allowed_networks": [allowed.network for allowed in self.networks.all()],
+            "allowed_networks": [allowed.network for allowed in self.allowed_networks.all()],
             "image": self.image.name if self.image else None,
             "identity": self.identity,
             "rescue_network": {
@@ -494,7 +505,7 @@ class MACAddress(models.Model):
 class AllowedNetwork(models.Model):
     """A host or CIDR block from which the machine's requests may come."""
 
-    machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="networks")
+    machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="allowed_networks")
     network = NetworkField("address or network", help_text="192.0.2.7, 192.0.2.0/24 or 2001:db8::/64")
 
     class Meta:
@@ -532,17 +543,17 @@ class LastContact(models.Model):
         return f"{self.machine_id} at {self.at:%Y-%m-%d %H:%M:%S}"
 
     @classmethod
-    def note(cls, machine: Machine, asked: BootRequest, at: datetime) -> None:
-        """Remember what `asked` says; one statement, two the first time."""
+    def record(cls, machine: Machine, boot_request: BootRequest, at: datetime) -> None:
+        """Remember what `boot_request` says; one statement, two the first time."""
         values = {
             "at": at,
-            "mac": asked.mac or "",
-            "source": str(asked.source) if asked.source else None,
-            "ip": str(asked.ip) if asked.ip else None,
-            "serial": asked.value("serial"),
-            "uuid": asked.value("uuid"),
-            "user_agent": asked.user_agent,
-            "said": dict(asked.params),
+            "mac": boot_request.mac or "",
+            "source": str(boot_request.source) if boot_request.source else None,
+            "ip": str(boot_request.ip) if boot_request.ip else None,
+            "serial": boot_request.value("serial"),
+            "uuid": boot_request.value("uuid"),
+            "user_agent": boot_request.user_agent,
+            "said": dict(boot_request.params),
         }
         if not cls.objects.filter(pk=machine.pk).update(**values):
             cls.objects.update_or_create(machine=machine, defaults=values)

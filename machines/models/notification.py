@@ -154,7 +154,7 @@ class NotificationRule(models.Model):
         with transaction.atomic():
             self.save(force_insert=True)
             self.machines.set(machines)
-            self.record("added", actor, self.described())
+            self.record("added", actor, self.snapshot())
         return self.secret
 
     def _belongs_to(self, actor: Actor) -> None:
@@ -192,7 +192,7 @@ class NotificationRule(models.Model):
         except webhook.WebhookAddressError:
             return ""
 
-    def described(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """The rule as audit entries show it: no path of the webhook, which may be a secret."""
         return {
             "name": self.name,
@@ -214,7 +214,7 @@ class NotificationRule(models.Model):
         with transaction.atomic():
             NotificationRule.objects.select_for_update().get(pk=self.pk)
             self.refresh_from_db()
-            before, url, owner = self.described(), self.url, self.owner_id
+            before, url, owner = self.snapshot(), self.url, self.owner_id
             # Or somebody would be told, at an address of theirs, what another may see.
             self._belongs_to(actor)
             for name, value in values.items():
@@ -224,17 +224,17 @@ class NotificationRule(models.Model):
             self.save()
             if machines is not None:
                 self.machines.set(machines)
-            changes = differences(before, self.described())
+            changes = differences(before, self.snapshot())
             if not changes and url == self.url and owner == self.owner_id:
                 return False
             # An address that differs in its path alone is not shown: that may be a secret.
             self.record("changed", actor, changes or {"before": {}, "after": {}})
         return True
 
-    def retire(self, actor: Actor) -> None:
+    def delete_audited(self, actor: Actor) -> None:
         """Delete the rule, with its audit entry; what was not delivered yet never will be."""
         with transaction.atomic():
-            self.record("deleted", actor, self.described())
+            self.record("deleted", actor, self.snapshot())
             self.deliveries.filter(state=Delivery.State.WAITING).update(
                 state=Delivery.State.GIVEN_UP, last_error="The rule was deleted."
             )

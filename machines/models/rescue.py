@@ -30,15 +30,15 @@ from machines.models.rescue_terms import (
     MAX_TRIES,
     SAME_POWER_ON,
     EndCause,
-    Heard,
     Lifetime,
     NoActiveRescueError,
     NotTriedError,
     NoUsableImageError,
+    ReportResult,
     RescueActiveError,
-    RescueOrder,
-    Standing,
+    RescueRequest,
     State,
+    Status,
     UpReport,
     tidy_reason,
 )
@@ -71,11 +71,11 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
         return self.prefetch_related(models.Prefetch("files", RescueFile.objects.select_related("stored")))
 
     def with_standing(self, now: datetime | None = None) -> RescueQuerySet:
-        """Annotate `effective_state`, the state of `Rescue.standing` at `now`."""
+        """Annotate `effective_state`, the state of `Rescue.status_at` at `now`."""
         return self.annotate(effective_state=effective_state(now or timezone.now()))
 
-    def standing_as(self, state: str, now: datetime | None = None) -> RescueQuerySet:
-        """Those whose `Rescue.standing` at `now` has `state`."""
+    def with_status(self, state: str, now: datetime | None = None) -> RescueQuerySet:
+        """Those whose `Rescue.status_at` at `now` has `state`."""
         return self.alias(effective=effective_state(now or timezone.now())).filter(effective=state)
 
     def count_by_state(self, now: datetime | None = None) -> dict[str, int]:
@@ -89,7 +89,7 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
             self.active(now)
             .filter(token=token)
             .select_related("machine")
-            .prefetch_related("machine__networks")
+            .prefetch_related("machine__allowed_networks")
             .with_files()
             .first()
         )
@@ -101,7 +101,7 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
             rescue.expire(now) for rescue in self.unended().filter(expires_at__lte=now).select_related("machine")
         )
 
-    def enable(self, machine: Machine, order: RescueOrder, actor: Actor) -> Rescue:
+    def enable(self, machine: Machine, order: RescueRequest, actor: Actor) -> Rescue:
         """Arm a rescue of `machine`; an expired one is ended first, as of its expiry, in the same transaction.
 
         Raises ValidationError for a bad order, NoUsableImageError, or RescueActiveError.
@@ -119,7 +119,7 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
             Machine.objects.lock(machine)
             image = self._usable_image(image)
             earlier = machine.rescues.unended().first()
-            if earlier and not (earlier.standing(now).is_ended and earlier.expire(now)):
+            if earlier and not (earlier.status_at(now).is_ended and earlier.expire(now)):
                 raise RescueActiveError(machine, earlier)
             try:
                 with transaction.atomic():
@@ -154,7 +154,9 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
             raise NoUsableImageError(problem)
         return image
 
-    def _create(self, machine: Machine, order: RescueOrder, image: RescueImage, actor: Actor, now: datetime) -> Rescue:
+    def _create(
+        self, machine: Machine, order: RescueRequest, image: RescueImage, actor: Actor, now: datetime
+    ) -> Rescue:
         rescue = Rescue(
             machine=machine,
             state=Rescue.State.ARMED,
@@ -184,7 +186,7 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
 
 
 def effective_state(now: datetime) -> Case:
-    """The SQL twin of `Rescue.standing`, for lists and filters."""
+    """The SQL twin of `Rescue.status_at`, for lists and filters."""
     silent = Q(state="booting", reports=False, ready_at__lte=now - SILENT_START, ready_at__gte=F("served_at"))
     return Case(
         When(~Q(state="ended") & Q(expires_at__lte=now), then=Value("ended")),
@@ -283,18 +285,18 @@ class Rescue(models.Model):
 
     # Reading
 
-    def standing(self, now: datetime | None = None) -> Standing:
+    def status_at(self, now: datetime | None = None) -> Status:
         """How this rescue stands at `now`: the stored state, unless time has passed it by."""
         now = now or timezone.now()
         if self.state == self.State.ENDED:
-            return Standing(self.state, self.up_at, self.ended_at, self.end_cause)
+            return Status(self.state, self.up_at, self.ended_at, self.end_cause)
         up_at = self.up_at
         # An end that came first came for good.
         if silent_since := self._silently_up(min(now, self.expires_at or now)):
             up_at = silent_since
         if self.expires_at and self.expires_at <= now:
-            return Standing(self.State.ENDED, up_at, self.expires_at, self.EndCause.EXPIRED)
-        return Standing(self.State.UP if silent_since else self.state, up_at)
+            return Status(self.State.ENDED, up_at, self.expires_at, self.EndCause.EXPIRED)
+        return Status(self.State.UP if silent_since else self.state, up_at)
 
     def _silently_up(self, now: datetime) -> datetime | None:
         """When an image that does not report came to count as up, if it has.
@@ -308,11 +310,11 @@ class Rescue(models.Model):
 
     def facts(self, now: datetime) -> RescueFacts:
         """What `decide` needs to know."""
-        standing = self.standing(now)
+        status = self.status_at(now)
         conditions = {file.stored.condition() for file in self.files.all()}
         return RescueFacts(
-            state=standing.state,
-            expired=standing.is_ended,
+            state=status.state,
+            expired=status.is_ended,
             one_boot=self.lifetime == self.Lifetime.ONE_BOOT,
             failed=self.has_failed(now),
             image_available=Condition.LOST not in conditions,
@@ -326,18 +328,18 @@ class Rescue(models.Model):
         Who asks again within the latest power-on still gets the script: that answer may have been lost.
         """
         now = now or timezone.now()
-        booting = self.standing(now).state == self.State.BOOTING
+        booting = self.status_at(now).state == self.State.BOOTING
         return booting and self.tries >= MAX_TRIES and not self._is_same_power_on(now)
 
     def _is_same_power_on(self, now: datetime) -> bool:
         return self.tried_at is not None and timedelta(0) <= now - self.tried_at < SAME_POWER_ON
 
     def plan(
-        self, mac: str, *, site: str, token: str | None = None, elsewhere: Mapping[str, str] | None = None
+        self, mac: str, *, site: str, token: str | None = None, file_urls: Mapping[str, str] | None = None
     ) -> script.BootPlan:
         """What the script for the card `mac` is made from.
 
-        `token` replaces the real one where people read it; `elsewhere` says where copies of the files lie.
+        `token` replaces the real one where people read it; `file_urls` says where copies of the files lie.
         """
         return script.BootPlan(
             machine=self.machine.name,
@@ -347,7 +349,7 @@ class Rescue(models.Model):
             command_line=self.command_line,
             chained=bool(self.chain_script),
             site=site,
-            elsewhere=elsewhere or {},
+            file_urls=file_urls or {},
         )
 
     def longest_silence(self) -> int:
@@ -389,7 +391,7 @@ class Rescue(models.Model):
     def address_objection(self, source: IPAddress | None) -> Reason | None:
         """Why its files are not for `source`: outside the listed networks, or not the address that got the script."""
         own = parse_ip(self.served_to) if self.served_to else None
-        return address_objection(source, self.machine.network_rule, own=own)
+        return address_objection(source, self.machine.parsed_networks, own=own)
 
     # Changing
 
@@ -405,7 +407,7 @@ class Rescue(models.Model):
             "served_to": str(source) if source else None,
             "served_mac": mac,
         }
-        if self.standing(now).state == self.State.UP:
+        if self.status_at(now).state == self.State.UP:
             changes |= {"ready_at": None, "up_at": None, **_NOT_UP, **_NOT_TRIED, "tries": 1, "tried_at": now}
         elif not self._is_same_power_on(now):
             changes |= {"tries": self.tries + 1, "tried_at": now}
@@ -415,7 +417,7 @@ class Rescue(models.Model):
         """Whether `name` is what a machine asks for last: then all files have arrived."""
         return name == (script.CHAIN if self.chain_script else script.READY)
 
-    def note_sent(self, name: str, source: IPAddress | None, now: datetime) -> None:
+    def record_sent(self, name: str, source: IPAddress | None, now: datetime) -> None:
         """The file `name` has been asked for and is being sent; the last one means that all have arrived."""
         last = self.arrives_with(name)
         while True:
@@ -428,7 +430,7 @@ class Rescue(models.Model):
                     return
             self.refresh_from_db()
 
-    def note_refused(self, name: str, source: IPAddress | None, now: datetime, reason: Reason) -> None:
+    def record_refused(self, name: str, source: IPAddress | None, now: datetime, reason: Reason) -> None:
         """Somebody who may not has asked for the file `name`."""
         known = {script.READY, script.UP, script.ARCHIVE, script.CHAIN, *(file.name for file in self.files.all())}
         with transaction.atomic():
@@ -448,18 +450,18 @@ class Rescue(models.Model):
             **fields,
         )
 
-    def hear(self, report: UpReport, now: datetime, source: IPAddress | None) -> Heard:
+    def record_report(self, report: UpReport, now: datetime, source: IPAddress | None) -> ReportResult:
         """The rescue system says that it is up; the first report after all files arrived moves the rescue to up."""
         if self.state == self.State.UP and report.boot_id == self.boot_id:
-            return Heard.AGAIN
+            return ReportResult.AGAIN
         if self.state != self.State.UP and not (self.state == self.State.BOOTING and self.ready_at):
-            return Heard.TOO_EARLY
+            return ReportResult.TOO_EARLY
         with transaction.atomic():
             if not Machine.objects.lock(self.machine):
-                return Heard.CHANGED_MEANWHILE
+                return ReportResult.CHANGED_MEANWHILE
             if self.state == self.State.UP:
                 self._record_report("up_refused", report, now, source, reason="another boot_id while up")
-                return Heard.OTHER_BOOT
+                return ReportResult.OTHER_BOOT
             address = report.address or source
             told = {
                 "boot_id": report.boot_id,
@@ -468,9 +470,9 @@ class Rescue(models.Model):
                 "host_keys": list(report.host_keys),
             }
             if not self._change(state=self.State.UP, up_at=now, **told, **_NOT_TRIED):
-                return Heard.CHANGED_MEANWHILE
+                return ReportResult.CHANGED_MEANWHILE
             self._record_report("up", report, now, source)
-        return Heard.FIRST
+        return ReportResult.FIRST
 
     def _record_report(
         self, action: str, report: UpReport, now: datetime, source: IPAddress | None, reason: str = ""
@@ -513,10 +515,10 @@ class Rescue(models.Model):
         """
         with transaction.atomic():
             while True:
-                standing = self.standing()
-                if standing.is_ended:
+                status = self.status_at()
+                if status.is_ended:
                     raise NoActiveRescueError(self.machine)
-                if standing.state != self.State.BOOTING or not self.tries:
+                if status.state != self.State.BOOTING or not self.tries:
                     raise NotTriedError(self.machine)
                 tries = self.tries
                 if self._change(**_NOT_TRIED):
@@ -541,7 +543,7 @@ class Rescue(models.Model):
         with transaction.atomic():
             while True:
                 now = timezone.now()
-                if self.standing(now).is_ended:
+                if self.status_at(now).is_ended:
                     raise NoActiveRescueError(self.machine)
                 if self._end(now, self.EndCause.DISABLED, actor=actor, reason=reason):
                     return
@@ -556,7 +558,7 @@ class Rescue(models.Model):
         reason: str = "",
         noticed_at: datetime | None = None,
     ) -> bool:
-        up_at = self.standing(at).up_at
+        up_at = self.status_at(at).up_at
         with transaction.atomic():
             gone = {"token": None, "password_hash": ""}
             if not self._change(state=self.State.ENDED, ended_at=at, end_cause=cause, up_at=up_at, **gone):

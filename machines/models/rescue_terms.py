@@ -93,7 +93,7 @@ class UpReport:
     not_understood: Sequence[str] = ()
 
 
-class Heard(Enum):
+class ReportResult(Enum):
     """What came of a report."""
 
     FIRST = auto()
@@ -104,7 +104,7 @@ class Heard(Enum):
 
 
 @dataclass(frozen=True)
-class Standing:
+class Status:
     """How a rescue stands at one moment, with what time has done to it."""
 
     state: str
@@ -129,7 +129,7 @@ def tidy_reason(reason: str) -> str:
 
 
 @dataclass(frozen=True)
-class RescueOrder:
+class RescueRequest:
     """What staff choose when they enable a rescue."""
 
     lifetime: str = "one-boot"
@@ -139,7 +139,7 @@ class RescueOrder:
     #: Whether the system can also be logged in to by a password, made when it is enabled.
     password: bool = False
 
-    def checked(self, now: datetime) -> RescueOrder:
+    def checked(self, now: datetime) -> RescueRequest:
         """Return the order, its reason tidied. Raises ValidationError, by field, for what makes no sense at `now`."""
         if self.lifetime not in Lifetime.values:
             raise ValidationError({"lifetime": f"Choose one of: {', '.join(Lifetime.values)}."})

@@ -21,13 +21,13 @@ class SightingQuerySet(models.QuerySet["Sighting"]):
     def waiting(self) -> SightingQuerySet:
         return self.filter(ignored=False)
 
-    def note(self, asked: BootRequest, at: datetime) -> bool:
+    def record(self, boot_request: BootRequest, at: datetime) -> bool:
         """Remember that an unknown MAC asked; False where the table is full for now.
 
         A full table makes room by dropping the one seen longest ago that nobody marked, if that is an hour or more.
         """
-        values = self._seen(asked, at)
-        mac = asked.mac or ""
+        values = self._seen(boot_request, at)
+        mac = boot_request.mac or ""
         if self.filter(mac=mac).update(count=F("count") + 1, **values):
             return True
         if self.filter(source=values["source"])[MAX_PER_SOURCE - 1 : MAX_PER_SOURCE].exists():
@@ -44,12 +44,15 @@ class SightingQuerySet(models.QuerySet["Sighting"]):
         return dropped > 0
 
     @staticmethod
-    def _seen(asked: BootRequest, at: datetime) -> dict[str, Any]:
+    def _seen(boot_request: BootRequest, at: datetime) -> dict[str, Any]:
         return {
             "last_seen_at": at,
-            "source": str(asked.source) if asked.source else None,
-            "ip": str(asked.ip) if asked.ip else None,
-            "said": {**asked.params, **({"user_agent": asked.user_agent} if asked.user_agent else {})},
+            "source": str(boot_request.source) if boot_request.source else None,
+            "ip": str(boot_request.ip) if boot_request.ip else None,
+            "said": {
+                **boot_request.params,
+                **({"user_agent": boot_request.user_agent} if boot_request.user_agent else {}),
+            },
         }
 
 

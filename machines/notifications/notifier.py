@@ -8,8 +8,8 @@ import time
 
 from django.db import Error, close_old_connections, connection
 
-from machines.notifications.clock import announce_what_time_did
 from machines.notifications.delivery import deliver_due
+from machines.notifications.timed_events import queue_timed_events
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Notifier(threading.Thread):
                 close_old_connections()
                 try:
                     if time.monotonic() >= clock_at:
-                        announce_what_time_did()
+                        queue_timed_events()
                         clock_at = time.monotonic() + _CLOCK_EVERY
                     deliver_due()
                 except Error:

@@ -37,7 +37,7 @@ class TokenAuthentication(BaseAuthentication):
             self._count_failure(request)
             # One answer for all that does not work: nobody learns from it which tokens were once good.
             raise AuthenticationFailed("This token does not work: it is not known, has expired, or was deleted.")
-        token.note_use()
+        token.record_use()
         return token.user, token
 
     @staticmethod

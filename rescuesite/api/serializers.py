@@ -8,7 +8,7 @@ from typing import Any
 from rest_framework import serializers
 
 
-class OrderSerializer(serializers.Serializer[Any]):
+class WriteSerializer(serializers.Serializer[Any]):
     """What a request orders. A misspelt field is an error, instead of an order other than was meant."""
 
     def to_internal_value(self, data: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rescuesite.serving.places import Side
 
 if TYPE_CHECKING:
-    from rescuesite.serving.worker import SiteWorker
+    from rescuesite.serving.gunicorn_worker import SiteWorker
 
 
 def assign(worker: SiteWorker, others: Iterable[SiteWorker]) -> None:
@@ -17,7 +17,7 @@ def assign(worker: SiteWorker, others: Iterable[SiteWorker]) -> None:
     worker.side = Side.BOOT if sides.count(Side.BOOT) <= sides.count(Side.STAFF) else Side.STAFF
 
 
-def retire(workers: Iterable[SiteWorker]) -> None:
+def delete_audited(workers: Iterable[SiteWorker]) -> None:
     """A reload is about to replace these workers."""
     for worker in workers:
         worker.retiring = True

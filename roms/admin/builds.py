@@ -378,7 +378,7 @@ class BuildAdmin(JobAdmin):
     permission = "roms.build_rom"
     job_template, panel_template = "roms/build.html", "roms/build_panel.html"
     list_display = (
-        "name", "standing", "card_short", "target_code", "profile_name", "how_large", "fits_chip", "script_short",
+        "name", "status", "card_short", "target_code", "profile_name", "how_large", "fits_chip", "script_short",
         "asked", "took",
     )  # fmt: skip
     list_filter = (JobStateFilter, "target", "profile", "created_at")

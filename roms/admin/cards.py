@@ -25,13 +25,13 @@ from roms.toolchain.ipxe_cards import Advice, CardError, CatalogueCard, CuratedC
 from roms.toolchain.runner import ProgramMissingError
 
 #: What staff know better than a list: may be changed of every card.
-_BETTER_KNOWN = ("programmer", "chip_size", "notes")
+ALWAYS_EDITABLE = ("programmer", "chip_size", "notes")
 
 
 class CardForm(forms.ModelForm[Card]):
     class Meta:
         model = Card
-        fields = ("slug", "pci_id", "name", "driver", *_BETTER_KNOWN)
+        fields = ("slug", "pci_id", "name", "driver", *ALWAYS_EDITABLE)
         labels = {
             "driver": "Driver of iPXE",
             "rom_name": "Called in iPXE's tree",
@@ -117,7 +117,7 @@ class CardAdmin(AuditedAdmin):
     search_help_text = "Any parts of its name, PCI id, driver or programmer, as in “intel 82574” or “8086:10d3”."
     fieldsets = (
         (None, {"fields": ("name", "pci_id", "slug", "driver")}),
-        ("Its flash chip", {"fields": _BETTER_KNOWN}),
+        ("Its flash chip", {"fields": ALWAYS_EDITABLE}),
     )
     change_list_template = "roms/card_change_list.html"
     change_form_template = "roms/card_change_form.html"
@@ -204,8 +204,8 @@ class CardAdmin(AuditedAdmin):
             obj.origin = Card.Origin.OWN
         super().save_model(request, obj, form, change)
 
-    def described(self, obj: Card) -> dict[str, Any]:
-        return {**obj.described(), "origin": obj.origin}
+    def snapshot(self, obj: Card) -> dict[str, Any]:
+        return {**obj.snapshot(), "origin": obj.origin}
 
     # What is plugged in somewhere
 

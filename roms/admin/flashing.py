@@ -110,7 +110,7 @@ class FlashForm(forms.Form):
 
     def job(self) -> FlashJob:
         """The order, not submitted."""
-        return FlashJob(**{name: self.cleaned_data[name] for name in FlashJob.ORDER})
+        return FlashJob(**{name: self.cleaned_data[name] for name in FlashJob.INPUT_FIELDS})
 
     def take(self, error: ValidationError) -> None:
         take_errors(self, error, {})
@@ -118,7 +118,7 @@ class FlashForm(forms.Form):
     @staticmethod
     def order_of(job: FlashJob) -> dict[str, Any]:
         """The form's values for the same order."""
-        return {name: getattr(job, name) for name in FlashJob.ORDER}
+        return {name: getattr(job, name) for name in FlashJob.INPUT_FIELDS}
 
 
 FIELDSETS = (
@@ -150,13 +150,13 @@ def steps(job: FlashJob, state: JobState) -> list[Step]:
     return [Step(PHASES[phase], "done" if n < at else here if n == at else "next") for n, phase in enumerate(phases)]
 
 
-def hangs(job: FlashJob, state: JobState) -> bool:
+def left_half_written(job: FlashJob, state: JobState) -> bool:
     """Whether the write was begun and did not end well: the chip may hold neither the old nor the new contents."""
-    ended_badly = state in {JobState.FAILED, JobState.ERRORED, JobState.LOST}
+    ended_badly = state in {JobState.FAILED, JobState.SITE_ERROR, JobState.LOST}
     return ended_badly and job.phase in _WRITING and job.chip_state != "as_wanted"
 
 
-def mended_by(job: FlashJob) -> FlashJob | None:
+def recovered_by(job: FlashJob) -> FlashJob | None:
     """The later job that has written to the same card since."""
     later = FlashJob.objects.filter(
         station=job.station_id, card=job.card_id, slot=job.slot, state=JobState.SUCCEEDED, pk__gt=job.pk
@@ -193,7 +193,7 @@ class FlashJobAdmin(JobAdmin):
     permission = "roms.flash_rom"
     job_template, panel_template = "roms/flashjob.html", "roms/flashjob_panel.html"
     list_display = (
-        "name", "standing", "what", "card_short", "station", "machine_shown", "build_shown", "asked", "took",
+        "name", "status", "what", "card_short", "station", "machine_shown", "build_shown", "asked", "took",
     )  # fmt: skip
     list_filter = (JobStateFilter, "action", "station", "created_at")
     search_fields = (
@@ -286,14 +286,14 @@ class FlashJobAdmin(JobAdmin):
     def panel(self, request: HttpRequest, job: FlashJob) -> dict[str, Any]:
         context = super().panel(request, job)
         state = context["state"]
-        is_hanging = hangs(job, state)
-        mended = mended_by(job) if is_hanging else None
+        is_hanging = left_half_written(job, state)
+        mended = recovered_by(job) if is_hanging else None
         has_backup = job.backup_id is not None
         return {
             **context,
             "steps": steps(job, state),
             "choices": choices_of(job) if state == JobState.FAILED else [],
-            "hangs": is_hanging and mended is None,
+            "left_half_written": is_hanging and mended is None,
             "holds_old": job.chip_state == "unchanged",
             "mended": mended,
             # A write outlives whoever wants to stop it.

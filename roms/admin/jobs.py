@@ -40,12 +40,12 @@ MAX_DIGITS = 19
 TAIL, CHUNK = 64 << 10, 256 << 10
 
 #: How a state looks: the colours of the site's other states.
-LOOKS = {
+CSS_CLASSES = {
     JobState.QUEUED: "local",
     JobState.RUNNING: "booting",
     JobState.SUCCEEDED: "up",
     JobState.FAILED: "refused",
-    JobState.ERRORED: "refused",
+    JobState.SITE_ERROR: "refused",
     JobState.CANCELLED: "local",
     JobState.LOST: "armed",
 }
@@ -54,7 +54,7 @@ MEANINGS = {
     JobState.RUNNING: "A worker is at it.",
     JobState.SUCCEEDED: "It is done.",
     JobState.FAILED: "A tool said no.",
-    JobState.ERRORED: "The site made an error.",
+    JobState.SITE_ERROR: "The site made an error.",
     JobState.CANCELLED: "Somebody stopped it.",
     JobState.LOST: "Its worker has gone while it ran.",
 }
@@ -62,7 +62,7 @@ MEANINGS = {
 
 def badge(state: JobState) -> SafeString:
     return format_html(
-        '<span class="state state-{}" title="{}">{}</span>', LOOKS[state], MEANINGS[state], state.label.lower()
+        '<span class="state state-{}" title="{}">{}</span>', CSS_CLASSES[state], MEANINGS[state], state.label.lower()
     )
 
 
@@ -128,7 +128,7 @@ class JobStateFilter(admin.SimpleListFilter):
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         if self.value() == "unfinished":
             return queryset.unfinished()
-        return queryset.standing_as(self.value()) if self.value() in JobState.values else queryset
+        return queryset.with_status(self.value()) if self.value() in JobState.values else queryset
 
 
 class JobAdmin(OfferedLookups):
@@ -165,8 +165,8 @@ class JobAdmin(OfferedLookups):
     # The list
 
     @admin.display(description="state")
-    def standing(self, job: Job) -> SafeString:
-        return badge(job.standing())
+    def status(self, job: Job) -> SafeString:
+        return badge(job.status_at())
 
     @admin.display(description="card", ordering="card__slug")
     def card_short(self, job: Any) -> SafeString | str:
@@ -223,11 +223,11 @@ class JobAdmin(OfferedLookups):
 
     def panel(self, request: HttpRequest, job: Any) -> dict[str, Any]:
         """What the panel shows; subclasses add to it."""
-        state = job.standing()
+        state = job.status_at()
         return {
             "job": job,
             "state": state,
-            "look": LOOKS[state],
+            "look": CSS_CLASSES[state],
             "meaning": MEANINGS[state],
             "is_finished": state in FINISHED,
             "error": job.error or (job.lost_message() if state == JobState.LOST else ""),

@@ -121,8 +121,8 @@ class InstalledROMAdmin(ROMColumns, AuditedAdmin):
         url = reverse("admin:roms_flashjob_change", args=[installed.flash_job.pk])
         return format_html('<a href="{}">{}</a>', url, installed.flash_job)
 
-    def described(self, obj: InstalledROM) -> dict[str, Any]:
-        return obj.described()
+    def snapshot(self, obj: InstalledROM) -> dict[str, Any]:
+        return obj.snapshot()
 
 
 class _NothingPosted(forms.BaseInlineFormSet[InstalledROM, Machine, Any]):

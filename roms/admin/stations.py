@@ -60,5 +60,5 @@ class StationAdmin(AuditedAdmin):
             station.name,
         )
 
-    def described(self, obj: Station) -> dict[str, Any]:
-        return obj.described()
+    def snapshot(self, obj: Station) -> dict[str, Any]:
+        return obj.snapshot()

@@ -32,7 +32,7 @@ class JobFilter(django_filters.FilterSet):
 
     def in_state(self, queryset: Any, name: str, states: list[str]) -> Any:
         # As the JSON has it: a job whose worker has gone is lost, whatever is stored.
-        return queryset.standing_as(*states) if states else queryset
+        return queryset.with_status(*states) if states else queryset
 
 
 class BuildFilter(JobFilter):

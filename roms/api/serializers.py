@@ -10,7 +10,7 @@ from rest_framework import serializers
 
 from machines.models import Actor, Machine
 from rescuesite.api.errors import renamed
-from rescuesite.api.serializers import OrderSerializer
+from rescuesite.api.serializers import WriteSerializer
 from roms import representation
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Profile, Station, Target
 
@@ -97,7 +97,7 @@ class BuildSerializer(JobSerializer):
         return representation.build_json(instance)
 
 
-class BuildOrderSerializer(OrderSerializer):
+class BuildWriteSerializer(WriteSerializer):
     """A ROM, or a bootable medium, to be made."""
 
     card = serializers.SlugRelatedField(
@@ -159,14 +159,14 @@ class FlashJobSerializer(JobSerializer):
         return representation.flash_json(instance)
 
 
-class ConfirmationSerializer(OrderSerializer):
+class ConfirmationSerializer(WriteSerializer):
     confirm = serializers.CharField(
         help_text="The machine's name, or the station's where no machine is named.",
         error_messages={"required": "Type the machine's name, or the station's where no machine is named."},
     )
 
 
-class FlashOrderSerializer(ConfirmationSerializer):
+class FlashWriteSerializer(ConfirmationSerializer):
     """A card's chip to be written, restored or saved."""
 
     action = serializers.ChoiceField(FlashKind.choices, default=FlashKind.FLASH)

@@ -81,7 +81,7 @@ class JobViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, G
     def cancel(self, request: Request, pk: int) -> Response:
         job = self.get_object()
         if job.is_finished or not job.cancel(actor_of(request)):
-            raise ConflictError(f"It is {job.standing()} already.")
+            raise ConflictError(f"It is {job.status_at()} already.")
         return Response(self.get_serializer(job).data)
 
     def _created(self, job: Job) -> Response:
@@ -92,7 +92,7 @@ class JobViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, G
         """The job, to be done once more."""
         job: J = self.get_object()
         if not job.is_finished:
-            raise ConflictError(f"It is still {job.standing()}.")
+            raise ConflictError(f"It is still {job.status_at()}.")
         return job
 
 
@@ -109,11 +109,11 @@ class BuildViewSet(JobViewSet[Build]):
 
     @extend_schema(
         summary="Have a ROM made",
-        request=serializers.BuildOrderSerializer,
+        request=serializers.BuildWriteSerializer,
         responses={201: serializers.BuildSerializer},
     )
     def create(self, request: Request) -> Response:
-        order = serializers.BuildOrderSerializer(data=request.data)
+        order = serializers.BuildWriteSerializer(data=request.data)
         order.is_valid(raise_exception=True)
         return self._created(order.submit(actor_of(request)))
 
@@ -134,7 +134,7 @@ class BuildViewSet(JobViewSet[Build]):
     def rom(self, request: Request, pk: int) -> HttpResponse | FileResponse:
         build = self.get_object()
         if build.artifact is None:
-            raise NotFound(f"This build has no ROM: it is {build.standing()}.")
+            raise NotFound(f"This build has no ROM: it is {build.status_at()}.")
         pad = request.query_params.get("pad")
         if pad is None:
             return _download(build.artifact, build.file_name)
@@ -161,11 +161,11 @@ class FlashJobViewSet(JobViewSet[FlashJob]):
 
     @extend_schema(
         summary="Have a card's chip written, restored or saved",
-        request=serializers.FlashOrderSerializer,
+        request=serializers.FlashWriteSerializer,
         responses={201: serializers.FlashJobSerializer},
     )
     def create(self, request: Request) -> Response:
-        order = serializers.FlashOrderSerializer(data=request.data)
+        order = serializers.FlashWriteSerializer(data=request.data)
         order.is_valid(raise_exception=True)
         return self._created(order.submit(actor_of(request)))
 
@@ -193,7 +193,7 @@ class FlashJobViewSet(JobViewSet[FlashJob]):
     def backup(self, request: Request, pk: int) -> FileResponse:
         job = self.get_object()
         if job.backup is None:
-            raise NotFound(f"This job has saved nothing: it is {job.standing()}.")
+            raise NotFound(f"This job has saved nothing: it is {job.status_at()}.")
         return _download(job.backup, f"chip-{job.card.target}-{job.pk}.bin")
 
 

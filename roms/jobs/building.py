@@ -14,7 +14,7 @@ from django.db import Error
 
 from machines.models.image import StoredFile
 from rescuesite import disk_space
-from roms.jobs.running import Run, logger
+from roms.jobs.running import ClaimedJob, logger
 from roms.models import Build, Card, JobState
 from roms.toolchain import flashrom
 from roms.toolchain.ipxe_build import Builder, BuildError, BuildRequest, BuildResult, ErrorKind, Listener, Target
@@ -34,7 +34,7 @@ def builder() -> Builder:
     return Builder(source, folder, user=settings.RESCUESITE_BUILD_USER, hidden=Path(settings.RESCUESITE_DATA_DIR))
 
 
-class BuildRun(Run[Build]):
+class BuildRun(ClaimedJob[Build]):
     """One build."""
 
     model = Build
@@ -118,12 +118,12 @@ class BuildRun(Run[Build]):
         elif error.kind is ErrorKind.CANCELLED:
             self.end(JobState.CANCELLED, self.stop_reason)
         else:
-            self.end(JobState.ERRORED if error.kind in _OURS else JobState.FAILED, message)
+            self.end(JobState.SITE_ERROR if error.kind in _OURS else JobState.FAILED, message)
 
     def _ended_without_room(self) -> None:
         message = f"Nothing is built now: {self._no_room}."
         self.say(message)
-        self.end(JobState.ERRORED, message)
+        self.end(JobState.SITE_ERROR, message)
 
     def _results(self, **values: Any) -> None:
         self._progress |= values

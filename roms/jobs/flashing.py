@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from machines.models.image import DamagedFileError, StoredFile
-from roms.jobs.running import Run
+from roms.jobs.running import ClaimedJob
 from roms.models import FlashJob, JobState
 from roms.models.flash import FlashKind
 from roms.toolchain import flashrom
@@ -34,7 +34,7 @@ class NotOursError(Exception):
     """The job was cancelled, or given up for lost, at the last moment; nothing was written."""
 
 
-class FlashRun(Run[FlashJob], Listener):
+class FlashRun(ClaimedJob[FlashJob], Listener):
     """One flash, restore or saving."""
 
     model = FlashJob
@@ -50,7 +50,7 @@ class FlashRun(Run[FlashJob], Listener):
             self.end(JobState.FAILED, f"{error} Nothing was touched.")
             return
         except ProgramMissingError as error:
-            self.end(JobState.ERRORED, f"{error} Install it: apt-get install flashrom")
+            self.end(JobState.SITE_ERROR, f"{error} Install it: apt-get install flashrom")
             return
         with tempfile.TemporaryDirectory(prefix=f"flash-{job.pk}-", dir=settings.RESCUESITE_DATA_DIR / "tmp") as folder:
             flashing.folder = Path(folder)
@@ -122,7 +122,7 @@ class FlashRun(Run[FlashJob], Listener):
         except (FlashError, OptionROMError, DamagedFileError) as error:
             self.end(JobState.FAILED, str(error))
         except ProgramMissingError as error:
-            self.end(JobState.ERRORED, f"{error} Install it: apt-get install flashrom")
+            self.end(JobState.SITE_ERROR, f"{error} Install it: apt-get install flashrom")
         else:
             self.end(
                 JobState.SUCCEEDED,

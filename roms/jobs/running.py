@@ -11,7 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from django.db import Error, close_old_connections, connection
 
-from machines.models.image import belongs_to_site
+from machines.models.image import chown_to_site_owner
 from roms.models.job import HEARTBEAT, Job, JobState, worker_identity
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ _STORED_EVERY = 1.0
 shutting_down = threading.Event()
 
 
-class Run(Generic[J]):
+class ClaimedJob(Generic[J]):
     """The work on one job. Subclasses say what it is."""
 
     model: type[J]
@@ -54,13 +54,13 @@ class Run(Generic[J]):
         log = self.job.log_path
         log.parent.mkdir(mode=0o700, exist_ok=True)
         log.touch(mode=0o600)
-        belongs_to_site(log)
+        chown_to_site_owner(log)
         try:
             self.work()
         except Exception as error:
             logger.exception("%s %s ended in an error of ours", self.job.kind, self.job.pk)
             self.say(f"An error of the site: {error}")
-            self.end(JobState.ERRORED, f"The site made an error: {type(error).__name__}: {error}")
+            self.end(JobState.SITE_ERROR, f"The site made an error: {type(error).__name__}: {error}")
 
     def work(self) -> None:
         """Do it, and call `end`."""

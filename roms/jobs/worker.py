@@ -80,7 +80,7 @@ class ROMWorker(Worker):
             while True:
                 close_old_connections()
                 try:
-                    look_after(self._station)
+                    housekeeping(self._station)
                 except Error:
                     logger.exception("jobs cannot be looked after now")
                 if self._ended.wait(_LOOK_AFTER.total_seconds()):
@@ -89,7 +89,7 @@ class ROMWorker(Worker):
             connection.close()
 
 
-def look_after(station: str | None = None) -> None:
+def housekeeping(station: str | None = None) -> None:
     """What is to be done now and then: say that the station has a worker, and settle what others have left."""
     if station:
         Station.objects.seen(station)

@@ -112,7 +112,7 @@ class Waiting:
 
     def _progress(self) -> str:
         job = self._job
-        words = [f"{_name(job)}:", job.phase if job.state == JobState.RUNNING and job.phase else job.standing()]
+        words = [f"{_name(job)}:", job.phase if job.state == JobState.RUNNING and job.phase else job.status_at()]
         # Without a screen each step has a line, and not each percent.
         if self._rewrites and job.state == JobState.RUNNING and job.progress:
             words.append(f"{job.progress:.0%}")
@@ -150,7 +150,7 @@ def write_log(job: Job, out: OutputWrapper | TextIO, offset: int) -> int:
 
 def check_succeeded(job: Job) -> None:
     """Raise CommandError where the finished job did not succeed."""
-    state = job.standing()
+    state = job.status_at()
     if state != JobState.SUCCEEDED:
         error = job.error or (job.lost_message() if state == JobState.LOST else "")
         raise CommandError(printable(f"{_name(job)} {state}. {error}".rstrip()), returncode=NOT_SUCCEEDED)
@@ -184,6 +184,6 @@ def _why_queued(job: Job) -> str:
         if not job.station.has_worker():
             start = f"manage.py rom_worker --station {job.station.name}"
             return f"No worker serves the station “{job.station.name}”. Start one there: “{start}”."
-    elif not any(model.objects.standing_as(JobState.RUNNING).exists() for model in (Build, FlashJob)):
+    elif not any(model.objects.with_status(JobState.RUNNING).exists() for model in (Build, FlashJob)):
         return "No worker has begun it yet. “manage.py rom_worker” runs one, as “make run” does."
     return "It waits for its turn: the worker is busy."

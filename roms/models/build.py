@@ -15,7 +15,7 @@ from machines.models.audit import Actor
 from machines.models.image import StoredFile
 from rescuesite import disk_space
 from roms.models.card import Card
-from roms.models.job import Job, JobQuerySet, JobState, refuse
+from roms.models.job import Job, JobQuerySet, JobState, raise_if_errors
 from roms.toolchain import embedded, ipxe_build, ipxe_options, written_script
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Build(Job):
     def __str__(self) -> str:
         return f"build {self.pk}: {self.card.slug if self.card else 'all cards'}, {self.target}, {self.profile}"
 
-    ORDER = ("card", "target", "profile", "options", "banner", "script_spec", "script")
+    INPUT_FIELDS = ("card", "target", "profile", "options", "banner", "script_spec", "script")
 
     @property
     def has_site_script(self) -> bool:
@@ -204,7 +204,7 @@ class Build(Job):
             errors["options"] = "Write a list of options: NAME, NAME=off or NAME=value."
         else:
             errors |= self._check_options()
-        refuse(errors)
+        raise_if_errors(errors)
         self.chip_size = self.card.chip_size if self.card and self.is_rom else None
 
     def _check_options(self) -> dict[str, Any]:
@@ -303,7 +303,7 @@ class Build(Job):
             return ""
         return f"The ROM has {self.size:,} bytes, and the chip of this card {chip_size:,}."
 
-    def described(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         return {
             "card": self.card.slug if self.card else None,
             "target": self.target,

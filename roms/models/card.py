@@ -154,16 +154,16 @@ class Card(models.Model):
         return self.pci_id.replace(":", "")
 
     def clean(self) -> None:
-        from roms.models.job import refuse
+        from roms.models.job import raise_if_errors
 
         errors: dict[str, Any] = {}
         if self.is_practice:
             errors["slug"] = f"“{ipxe_cards.PRACTICE}” is the site's own card, which stays as it is. Choose another id."
         if self.chip_size is not None and (self.chip_size < 1024 or self.chip_size % 1024):
             errors["chip_size"] = "A chip has whole KiB: 65536 for 64 KiB."
-        refuse(errors)
+        raise_if_errors(errors)
 
-    def described(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """The card as audit entries show it."""
         names = ("slug", "pci_id", "name", "driver", "programmer", "chip_size", "notes")
         return {name: getattr(self, name) for name in names}

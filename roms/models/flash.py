@@ -13,7 +13,7 @@ from machines.models import Actor, Machine
 from machines.models.image import StoredFile
 from roms.models.build import ROM_TARGETS, Build
 from roms.models.card import Card
-from roms.models.job import Job, JobQuerySet, JobState, refuse
+from roms.models.job import Job, JobQuerySet, JobState, raise_if_errors
 from roms.models.station import Station
 from roms.toolchain.flashrom import PCISlot, WrongAddressError, WrongProgrammerError
 
@@ -90,7 +90,7 @@ class FlashJob(Job):
     def __str__(self) -> str:
         return f"flash job {self.pk}: {self.card.slug} at {self.station}"
 
-    ORDER = ("action", "station", "card", "slot", "chip_name", "build", "restores", "machine")
+    INPUT_FIELDS = ("action", "station", "card", "slot", "chip_name", "build", "restores", "machine")
 
     def submit_confirmed(self, actor: Actor, typed: str) -> FlashJob:
         """Submit this new job, confirmed by typing the machine's name, or the station's. Raises ValidationError."""
@@ -120,7 +120,7 @@ class FlashJob(Job):
             except WrongAddressError as error:
                 errors["slot"] = str(error)
         errors |= self._wrong_card() | self._wrong_contents()
-        refuse(errors)
+        raise_if_errors(errors)
         self.pci_id, self.programmer = self.card.pci_id, self.card.programmer
         self.machine_name = self.machine.name if self.machine else ""
 
@@ -186,7 +186,7 @@ class FlashJob(Job):
     def audit_machine(self) -> Machine | None:
         return self.machine
 
-    def described(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         return {
             "action": self.action,
             "station": self.station.name,

@@ -40,13 +40,13 @@ class JobState(models.TextChoices):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    ERRORED = "errored"
+    SITE_ERROR = "errored", "Errored"
     CANCELLED = "cancelled"
     LOST = "lost"
 
 
 #: Those in which nothing happens any more.
-FINISHED = (JobState.SUCCEEDED, JobState.FAILED, JobState.ERRORED, JobState.CANCELLED, JobState.LOST)
+FINISHED = (JobState.SUCCEEDED, JobState.FAILED, JobState.SITE_ERROR, JobState.CANCELLED, JobState.LOST)
 
 
 def worker_identity() -> str:
@@ -55,7 +55,7 @@ def worker_identity() -> str:
 
 
 def effective_state(now: datetime) -> Case:
-    """The SQL twin of `Job.standing`, for lists and filters."""
+    """The SQL twin of `Job.status_at`, for lists and filters."""
     return Case(
         When(state=JobState.RUNNING, heartbeat_at__lt=now - LOST_AFTER, then=Value(JobState.LOST)),
         default=F("state"),
@@ -64,12 +64,12 @@ def effective_state(now: datetime) -> Case:
 
 
 class JobQuerySet(models.QuerySet[Any]):
-    def standing_as(self, *states: str, now: datetime | None = None) -> Self:
-        """Those whose `Job.standing` at `now` is one of `states`."""
+    def with_status(self, *states: str, now: datetime | None = None) -> Self:
+        """Those whose `Job.status_at` at `now` is one of `states`."""
         return self.alias(effective=effective_state(now or timezone.now())).filter(effective__in=states)
 
     def unfinished(self, now: datetime | None = None) -> Self:
-        return self.standing_as(JobState.QUEUED, JobState.RUNNING, now=now)
+        return self.with_status(JobState.QUEUED, JobState.RUNNING, now=now)
 
     def settle_lost(self, now: datetime | None = None) -> int:
         """Store as lost the jobs whose workers have gone; returns how many. Nothing depends on it being called."""
@@ -134,11 +134,11 @@ class Job(models.Model):
     #: In audit entries and log names: build, flash.
     kind = "job"
     #: The fields in which somebody says what is to be done.
-    ORDER: tuple[str, ...] = ()
+    INPUT_FIELDS: tuple[str, ...] = ()
 
     # Reading
 
-    def standing(self, now: datetime | None = None) -> JobState:
+    def status_at(self, now: datetime | None = None) -> JobState:
         """The state at `now`: the stored one, unless its worker has gone."""
         stopped = self.heartbeat_at and self.heartbeat_at < (now or timezone.now()) - LOST_AFTER
         if self.state == JobState.RUNNING and stopped:
@@ -147,7 +147,7 @@ class Job(models.Model):
 
     @property
     def is_finished(self) -> bool:
-        return self.standing() in FINISHED
+        return self.status_at() in FINISHED
 
     @property
     def duration(self) -> timedelta | None:
@@ -179,7 +179,7 @@ class Job(models.Model):
 
     def again(self) -> Self:
         """A new job of the same order, not submitted."""
-        return type(self)(**{name: getattr(self, name) for name in self.ORDER})
+        return type(self)(**{name: getattr(self, name) for name in self.INPUT_FIELDS})
 
     def submit(self, actor: Actor) -> Self:
         """Check, store and queue this new job, with its audit entry. Raises ValidationError."""
@@ -188,7 +188,7 @@ class Job(models.Model):
         self.full_clean()
         with transaction.atomic():
             self.save(force_insert=True)
-            self.record("requested", actor, details=self.described())
+            self.record("requested", actor, details=self.snapshot())
             self.enqueue()
         return self
 
@@ -196,7 +196,7 @@ class Job(models.Model):
         """Put the job's task into its queue. Twice does no harm: a job is claimed once."""
         raise NotImplementedError
 
-    def described(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """The job's order as audit entries show it."""
         return {}
 
@@ -326,7 +326,7 @@ def readable(raw: bytes) -> str:
     return "".join(c for c in text if c in "\n\t" or c.isprintable())
 
 
-def refuse(errors: dict[str, Iterable[str] | str]) -> None:
+def raise_if_errors(errors: dict[str, Iterable[str] | str]) -> None:
     """Raise ValidationError where there are errors."""
     if errors:
         raise ValidationError(errors)

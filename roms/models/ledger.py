@@ -91,7 +91,7 @@ class InstalledROM(models.Model):
     def __str__(self) -> str:
         return f"{self.card.slug} in {self.machine or 'the cupboard'}"
 
-    def described(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         return {
             "machine": self.machine.name if self.machine else None,
             "card": self.card.slug,

@@ -64,5 +64,5 @@ class Station(models.Model):
     def has_worker(self, now: datetime | None = None) -> bool:
         return self.seen_at is not None and self.seen_at > (now or timezone.now()) - ABSENT_AFTER
 
-    def described(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         return {"name": self.name, "notes": self.notes}

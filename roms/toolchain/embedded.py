@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from machines.boot.request import SETTINGS
-from machines.boot.script import USUAL_FILES, longest_question, longest_silence, question
+from machines.boot.script import USUAL_FILES, boot_url, longest_question, longest_silence
 
 DHCP: Final = "dhcp"
 #: What can be sent besides `mac` and `ip`, which are always sent, and the iPXE setting that knows it.
@@ -284,7 +284,7 @@ def _url(spec: ScriptSpec) -> str:
         for placeholder, setting in PLACEHOLDERS.items():
             url = url.replace(placeholder, setting)
         return url
-    return question(spec.site, {name: VARIABLES[name] for name in spec.variables})
+    return boot_url(spec.site, {name: VARIABLES[name] for name in spec.variables})
 
 
 def required_options(spec: ScriptSpec) -> frozenset[str]:

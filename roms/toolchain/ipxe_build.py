@@ -409,7 +409,7 @@ class _Build:
         follow = _MakeOutput(self.listener, start, share, tree.objects or _sources(tree.src))
         environment = tree.environment | {"SOURCE_DATE_EPOCH": str(self.builder._facts(commit).time)}
         with tree.building(part.bin_folder) as ended:
-            finished = self._run_in(tree, command, environment, follow.hear)
+            finished = self._run_in(tree, command, environment, follow.receive)
             ended(finished)
         self.compiled += follow.compiled
         if finished.stopped or finished.returncode:
@@ -572,7 +572,7 @@ class _MakeOutput:
     _rest: bytes = b""
     _shown: float = 0.0
 
-    def hear(self, chunk: bytes) -> None:
+    def receive(self, chunk: bytes) -> None:
         self.listener.log(chunk)
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:

@@ -243,7 +243,7 @@ class SourceTree:
         """The refs of the source; None where it does not answer but an earlier commit of the ref is here."""
         heard = bytearray()
         wanted = ["HEAD", "refs/heads/*", "refs/tags/*"]
-        finished = git.run("ls-remote", "--", self._address(), *wanted, quiet=True, hear=heard.extend)
+        finished = git.run("ls-remote", "--", self._address(), *wanted, quiet=True, on_output=heard.extend)
         if finished.returncode:
             if self._older(git):
                 return None
@@ -367,17 +367,17 @@ class _Git:
         environment: Mapping[str, str] | None = None,
         quiet: bool = False,
         outside: bool = False,
-        hear: Log | None = None,
+        on_output: Log | None = None,
     ) -> runner.Finished:
         """Run Git; `outside` of our repository, `quiet` where the log need not hear it."""
         inside = [] if outside else [f"--git-dir={self.repository.resolve()}"]
-        watch = _Watch(hear if quiet else self.log, self.progress, self.should_stop)
+        watch = _Watch(on_output if quiet else self.log, self.progress, self.should_stop)
         try:
             finished = runner.run(
                 ["git", *inside, *(before or []), *arguments],
                 cwd=self.folder,
                 environment=self._environment() | dict(environment or {}),
-                log=watch.hear,
+                log=watch.receive,
                 should_stop=watch.should_stop,
             )
         except runner.ProgramMissingError as error:
@@ -432,7 +432,7 @@ class _Watch:
     is_silent: bool = False
     _heard: float = field(default_factory=time.monotonic)
 
-    def hear(self, chunk: bytes) -> None:
+    def receive(self, chunk: bytes) -> None:
         self._heard = time.monotonic()
         if self.log:
             self.log(chunk)

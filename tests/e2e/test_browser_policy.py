@@ -21,12 +21,12 @@ pytestmark = pytest.mark.e2e
 _MORE = """
 from django.contrib.auth.models import Group
 from machines.models import Actor, Machine, NotificationRule
-from machines.models.rescue_terms import RescueOrder
+from machines.models.rescue_terms import RescueRequest
 from machines.models import Rescue
 from roms.models import Card, FlashJob, Build
 Group.objects.create(name="night shift")
 NotificationRule.objects.create(name="chat", url="https://chat.example.net/hook", events=["rescue.enabled"])
-Rescue.objects.enable(Machine.objects.get(), RescueOrder(reason="RAID"), Actor("alice"))
+Rescue.objects.enable(Machine.objects.get(), RescueRequest(reason="RAID"), Actor("alice"))
 """
 _TELL = """
 document.addEventListener("securitypolicyviolation", event =>

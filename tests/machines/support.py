@@ -13,7 +13,7 @@ from django.http import HttpResponseBase
 from django.test import Client
 
 from machines.models import Actor, AuditEntry, LastContact, Machine, Rescue, Sighting
-from machines.models.rescue_terms import RescueOrder
+from machines.models.rescue_terms import RescueRequest
 from tests.conftest import MAC
 
 LOCAL_LINE = "echo No rescue mode requested, exiting"
@@ -76,7 +76,7 @@ def report(client: Client, rescue: Rescue, *, source: str = "127.0.0.1", **field
 
 
 def enable(machine: Machine, actor: Actor | None = None, **order: Any) -> Rescue:
-    return Rescue.objects.enable(machine, RescueOrder(**order), actor or Actor("tester"))
+    return Rescue.objects.enable(machine, RescueRequest(**order), actor or Actor("tester"))
 
 
 def boot_to_ready(client: Client, rescue: Rescue) -> None:

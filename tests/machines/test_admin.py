@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage, Sighting, SSHKey, StoredFile
-from machines.models.rescue_terms import RescueOrder
+from machines.models.rescue_terms import RescueRequest
 from tests.conftest import MAC
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBgpRzGy3PmIlAPBu0zy1RkqmzwzlwqdtnBDCsQMnnCI alice@example.net"
@@ -56,9 +56,9 @@ def furnish(first: int, count: int, user: User) -> None:
     image = RescueImage.objects.filter(is_default=True).get()
     for n in range(first, first + count):
         machine = Machine.objects.add(
-            f"node{n}", macs=[f"52:54:00:00:00:{n:02x}"], networks=["127.0.0.1", f"192.0.2.{n}"], actor=actor
+            f"node{n}", macs=[f"52:54:00:00:00:{n:02x}"], allowed_networks=["127.0.0.1", f"192.0.2.{n}"], actor=actor
         )
-        Rescue.objects.enable(machine, RescueOrder(), actor)
+        Rescue.objects.enable(machine, RescueRequest(), actor)
         Client().get("/boot", {"mac": f"52:54:00:00:00:{n:02x}"})
         Client().get("/boot", {"mac": f"52:54:00:00:01:{n:02x}"})
         other = RescueImage.objects.create(name=f"image{n}")
@@ -111,7 +111,7 @@ def test_enabling_needs_its_own_permission_on_the_page_and_on_the_post(
 def test_disabling_needs_its_own_permission_on_the_page_and_on_the_post(
     staff: Callable[..., Client], machine: Machine, image: RescueImage, actor: Actor
 ) -> None:
-    Rescue.objects.enable(machine, RescueOrder(), actor)
+    Rescue.objects.enable(machine, RescueRequest(), actor)
     client = staff("view_machine", "change_machine")
     assert client.get(DISABLE, {"ids": machine.pk}).status_code == 403
     assert client.post(DISABLE, {"ids": machine.pk}).status_code == 403
@@ -192,7 +192,7 @@ def test_a_time_that_has_passed_is_refused(admin_client: Client, machine: Machin
 def test_a_second_rescue_is_refused_and_says_whose_the_first_is(
     admin_client: Client, machine: Machine, image: RescueImage
 ) -> None:
-    Rescue.objects.enable(machine, RescueOrder(), Actor("carol"))
+    Rescue.objects.enable(machine, RescueRequest(), Actor("carol"))
     response = post_enable(admin_client, machine)
     assert "enabled by carol" in response.content.decode()
     assert Rescue.objects.count() == 1
@@ -207,7 +207,7 @@ def test_without_an_image_nothing_is_armed_and_the_page_says_what_to_do(admin_cl
 def test_many_machines_are_switched_at_once_and_those_that_cannot_are_named(
     admin_client: Client, machine: Machine, image: RescueImage, add_machine: Callable[[int], Machine]
 ) -> None:
-    Rescue.objects.enable(machine, RescueOrder(), Actor("carol"))
+    Rescue.objects.enable(machine, RescueRequest(), Actor("carol"))
     others = [add_machine(n) for n in range(3)]
     response = admin_client.post(ENABLE, {"ids": [m.pk for m in (machine, *others)], **ORDER}, follow=True)
     text = response.content.decode()
@@ -232,7 +232,9 @@ def test_the_audit_entry_names_person_address_and_reason(
 
 
 def machine_form(**changes: Any) -> dict[str, Any]:
-    empty = {f"{prefix}-{name}": "0" for prefix in ("macs", "networks") for name in ("TOTAL_FORMS", "INITIAL_FORMS")}
+    empty = {
+        f"{prefix}-{name}": "0" for prefix in ("macs", "allowed_networks") for name in ("TOTAL_FORMS", "INITIAL_FORMS")
+    }
     return {"name": "db01", "identity": "{}", "notes": "", **empty, **changes}
 
 
@@ -264,15 +266,15 @@ def test_adding_a_machine_drops_the_sighting_of_its_card(admin_client: Client, d
 
 
 def test_a_change_leaves_what_was_and_what_is_in_the_audit_log(admin_client: Client, machine: Machine) -> None:
-    network = machine.networks.get()
+    network = machine.allowed_networks.get()
     mac = machine.macs.get()
     form = machine_form(
         name="web01",
         **{
             "macs-TOTAL_FORMS": "1", "macs-INITIAL_FORMS": "1", "macs-0-id": mac.pk, "macs-0-machine": machine.pk,
             "macs-0-address": MAC,
-            "networks-TOTAL_FORMS": "1", "networks-INITIAL_FORMS": "1", "networks-0-id": network.pk,
-            "networks-0-machine": machine.pk, "networks-0-network": "0.0.0.0/0",
+            "allowed_networks-TOTAL_FORMS": "1", "allowed_networks-INITIAL_FORMS": "1", "allowed_networks-0-id": network.pk,
+            "allowed_networks-0-machine": machine.pk, "allowed_networks-0-network": "0.0.0.0/0",
         },
     )  # fmt: skip
     admin_client.post(f"/admin/machines/machine/{machine.pk}/change/", form)
@@ -311,7 +313,7 @@ def test_the_state_filter_leaves_the_machines_that_stand_so(
 ) -> None:
     machines = {name: add_machine(n) for n, name in enumerate(["local", "armed", "booting", "up"])}
     for name in ("armed", "booting", "up"):
-        rescue = Rescue.objects.enable(machines[name], RescueOrder(), actor)
+        rescue = Rescue.objects.enable(machines[name], RescueRequest(), actor)
         if name != "armed":
             Client().get("/boot", {"mac": machines[name].macs.get().address})
         if name == "up":
@@ -326,7 +328,7 @@ def test_the_state_filter_leaves_the_machines_that_stand_so(
 def test_a_preview_changes_nothing_and_shows_no_token(
     admin_client: Client, machine: Machine, image: RescueImage, actor: Actor
 ) -> None:
-    rescue = Rescue.objects.enable(machine, RescueOrder(), actor)
+    rescue = Rescue.objects.enable(machine, RescueRequest(), actor)
     before = AuditEntry.objects.count()
     response = admin_client.get(
         f"/admin/machines/machine/{machine.pk}/preview/", {"mac": MAC, "source": "127.0.0.1", "ip": "", "query": ""}
@@ -508,7 +510,7 @@ def test_an_emptied_identity_expects_nothing(admin_client: Client, db: None) -> 
     ("prefix", "field", "first", "second"),
     [
         ("macs", "address", "0002B39D94c0", "00-02-b3-9d-94-c0"),
-        ("networks", "network", "10.0.0.1", "10.0.0.1/32"),
+        ("allowed_networks", "network", "10.0.0.1", "10.0.0.1/32"),
     ],
 )
 def test_the_same_address_twice_in_two_forms_is_refused(
@@ -523,7 +525,7 @@ def test_the_same_address_twice_in_two_forms_is_refused(
 def test_a_reason_pasted_with_odd_spaces_disables(
     admin_client: Client, machine: Machine, image: RescueImage, actor: Actor
 ) -> None:
-    Rescue.objects.enable(machine, RescueOrder(), actor)
+    Rescue.objects.enable(machine, RescueRequest(), actor)
     admin_client.post(DISABLE, {"ids": machine.pk, "reason": "wrong\xa0machine"})
     assert AuditEntry.objects.get(action="rescue_disabled").reason == "wrong machine"
 
@@ -573,7 +575,7 @@ def test_a_full_disk_is_said_at_the_upload(admin_client: Client, monkeypatch: py
 def test_deleting_a_machine_ends_its_rescue_with_an_entry(
     admin_client: Client, machine: Machine, image: RescueImage, actor: Actor
 ) -> None:
-    Rescue.objects.enable(machine, RescueOrder(), actor)
+    Rescue.objects.enable(machine, RescueRequest(), actor)
     admin_client.post(f"/admin/machines/machine/{machine.pk}/delete/", {"post": "yes"})
     assert not Machine.objects.exists()
     assert list(AuditEntry.objects.filter(actor="admin").values_list("action", "reason")) == [
@@ -590,7 +592,7 @@ def test_a_machine_in_rescue_is_not_deleted_without_permission_to_disable(
     image: RescueImage,
     actor: Actor,
 ) -> None:
-    Rescue.objects.enable(machine, RescueOrder(), actor)
+    Rescue.objects.enable(machine, RescueRequest(), actor)
     client = staff("view_machine", "change_machine", "delete_machine")
     if bulk:
         action = {"action": "delete_selected", "_selected_action": machine.pk, "post": "yes"}
@@ -604,7 +606,7 @@ def test_a_machine_in_rescue_is_not_deleted_without_permission_to_disable(
 def test_the_macs_of_a_machine_in_rescue_are_not_changed_without_permission_to_enable(
     staff: Callable[..., Client], machine: Machine, image: RescueImage, actor: Actor
 ) -> None:
-    Rescue.objects.enable(machine, RescueOrder(), actor)
+    Rescue.objects.enable(machine, RescueRequest(), actor)
     form = machine_form(name="web01", **{"macs-TOTAL_FORMS": "1", "macs-0-address": "52:54:00:00:00:77"})
     staff("view_machine", "change_machine").post(f"/admin/machines/machine/{machine.pk}/change/", form)
     assert list(machine.macs.values_list("address", flat=True)) == [MAC]
@@ -642,7 +644,7 @@ def test_changing_ones_own_password_leaves_an_entry(admin_client: Client) -> Non
 
 
 def test_a_network_that_excludes_nobody_verifies_nobody(admin_client: Client, actor: Actor, db: None) -> None:
-    machine = Machine.objects.add("open", macs=[MAC], networks=["0.0.0.0/0"], actor=actor)
+    machine = Machine.objects.add("open", macs=[MAC], allowed_networks=["0.0.0.0/0"], actor=actor)
     assert machine.is_unverified
     assert list(Machine.objects.unverified()) == [machine]
 

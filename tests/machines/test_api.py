@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage, Sighting
-from machines.models.rescue_terms import RescueOrder
+from machines.models.rescue_terms import RescueRequest
 from machines.representation import machine_json, rescue_json
 from tests.conftest import MAC
 
@@ -45,7 +45,7 @@ def may(client: Client, *permissions: str) -> Client:
 
 @pytest.fixture
 def rescue(machine: Machine, image: RescueImage) -> Rescue:
-    return Rescue.objects.enable(machine, RescueOrder(reason="RAID"), ALICE)
+    return Rescue.objects.enable(machine, RescueRequest(reason="RAID"), ALICE)
 
 
 # Machines
@@ -128,10 +128,10 @@ def test_putting_empties_what_is_not_named(admin_client: Client, machine: Machin
 
 
 def test_a_change_that_fails_half_way_changes_nothing(admin_client: Client, machine: Machine) -> None:
-    Machine.objects.add("db01", macs=[OTHER_MAC], networks=[], actor=ALICE)
+    Machine.objects.add("db01", macs=[OTHER_MAC], allowed_networks=[], actor=ALICE)
     response = send(admin_client, "PATCH", f"{MACHINES}web01/", {"notes": "new", "macs": [OTHER_MAC]})
     assert response.status_code == 400
-    assert Machine.objects.get(name="web01").described()["macs"] == [MAC]
+    assert Machine.objects.get(name="web01").snapshot()["macs"] == [MAC]
     assert Machine.objects.get(name="web01").notes == ""
 
 
@@ -156,7 +156,7 @@ def test_while_a_rescue_is_active_its_machine_is_for_those_who_may_switch(
 
 
 def test_machines_are_found_and_filtered(admin_client: Client, machine: Machine, rescue: Rescue) -> None:
-    Machine.objects.add("db01", macs=[OTHER_MAC], networks=[], actor=ALICE, notes="rack 3")
+    Machine.objects.add("db01", macs=[OTHER_MAC], allowed_networks=[], actor=ALICE, notes="rack 3")
 
     def names(**asked: str) -> list[str]:
         return [one["name"] for one in admin_client.get(MACHINES, asked).json()["results"]]
@@ -185,7 +185,7 @@ def test_a_lists_queries_do_not_grow_with_its_rows(
 
     def more(numbers: range) -> None:
         for number in numbers:
-            Rescue.objects.enable(add_machine(number), RescueOrder(), ALICE)
+            Rescue.objects.enable(add_machine(number), RescueRequest(), ALICE)
             copy = RescueImage.objects.create(name=f"image{number}")
             copy.attach("kernel", [b"kernel bytes"])
             Sighting.objects.create(mac=f"52:54:00:00:01:{number:02x}")
@@ -233,7 +233,7 @@ def test_a_password_is_in_this_answer_and_in_no_other(
 
 
 def test_an_unverified_machine_gets_no_password(admin_client: Client, image: RescueImage) -> None:
-    Machine.objects.add("open01", macs=[OTHER_MAC], networks=[], actor=ALICE)
+    Machine.objects.add("open01", macs=[OTHER_MAC], allowed_networks=[], actor=ALICE)
     response = send(admin_client, "POST", f"{MACHINES}open01/rescue/", {"password": True})
     assert response.status_code == 400
     assert "open01 is unverified" in response.json()["password"][0]
@@ -391,7 +391,7 @@ def test_an_image_is_uploaded(admin_client: Client, image: RescueImage) -> None:
     response = admin_client.post(IMAGES, order)
     assert response.status_code == 201, response.json()
     shown = response.json()
-    assert shown == RescueImage.objects.get(name="grml").described()
+    assert shown == RescueImage.objects.get(name="grml").snapshot()
     assert [one["name"] for one in shown["files"]] == ["kernel", "initrd", "initrd-2", "live/root.squashfs"]
     assert shown["default"] is True
     assert RescueImage.objects.default() == RescueImage.objects.get(name="grml")

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from machines.models import Actor, APIToken, Machine, Rescue, RescueImage, Sighting
-from machines.models.rescue_terms import RescueOrder
+from machines.models.rescue_terms import RescueRequest
 from rescuesite.api.throttling import TokenThrottle
 from roms.models import Build, Card, FlashJob, FlashKind, Station
 from tests.roms.conftest import SCRIPT, succeeded
@@ -65,7 +65,7 @@ def token(admin_user: User, machine: Machine, image: RescueImage, monkeypatch: p
     Build(card=card, script_spec=SCRIPT).submit(Actor("alice"))
     FlashJob(action=FlashKind.SAVE, card=card, station=station, slot="0000:03:00.0").submit(Actor("alice"))
     Sighting.objects.create(mac="52:54:00:00:00:01", said={"serial": "x"})
-    Rescue.objects.enable(machine, RescueOrder(reason="RAID"), Actor("alice"))
+    Rescue.objects.enable(machine, RescueRequest(reason="RAID"), Actor("alice"))
     # As Django's own test client does: what closes connections between requests would close the test's transaction.
     for signal in (request_started, request_finished):
         signal.disconnect(close_old_connections)

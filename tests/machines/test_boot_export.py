@@ -195,7 +195,7 @@ def test_a_script_is_readable_for_the_server_and_is_what_was_meant(machine: Mach
 
 def test_a_machine_that_is_gone_loses_its_script(machine: Machine, actor: Actor, folder: Path) -> None:
     exported(folder)
-    machine.retire(actor)
+    machine.delete_audited(actor)
     assert exported(folder).removed == [OF_MACHINE]
     assert listed(folder) == {"default.ipxe"}
 

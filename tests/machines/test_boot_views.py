@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from machines.boot import answering, deadline
+from machines.boot import deadline, handler
 from machines.boot.reasons import Reason
 from machines.boot.script import pass_through
-from machines.boot.strangers import StrangerBudget
+from machines.boot.unknown_clients import UnknownClientLimiter
 from machines.models import Actor, AuditEntry, Machine, RescueImage, Sighting, audit
 from tests.conftest import MAC
 from tests.machines.support import (
@@ -58,7 +58,7 @@ UUID = "4c4c4544-0044-4810-8031-b4c04f4a4b31"
 @pytest.fixture
 def elsewhere(db: None, actor: Actor) -> Machine:
     """A machine that may ask from addresses where the test client is not, unless it says so."""
-    return Machine.objects.add("web02", macs=[UNKNOWN], networks=["192.0.2.0/24"], actor=actor)
+    return Machine.objects.add("web02", macs=[UNKNOWN], allowed_networks=["192.0.2.0/24"], actor=actor)
 
 
 def assert_valid(response: Any) -> None:
@@ -388,8 +388,8 @@ def test_strangers_beyond_the_budget_are_counted_by_the_next_write(
     db: None, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    budget = StrangerBudget(rate=1, burst=2, clock=lambda: clock[0])
-    monkeypatch.setattr(answering, "budget", budget)
+    budget = UnknownClientLimiter(rate=1, burst=2, clock=lambda: clock[0])
+    monkeypatch.setattr(handler, "budget", budget)
     with at(noon()):
         for _ in range(10):
             ask(client, "mac=nonsense")
@@ -402,7 +402,7 @@ def test_strangers_beyond_the_budget_are_counted_by_the_next_write(
 def test_a_stranger_beyond_the_budget_costs_one_query(
     db: None, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answering, "budget", StrangerBudget(rate=0, burst=0))
+    monkeypatch.setattr(handler, "budget", UnknownClientLimiter(rate=0, burst=0))
     with CaptureQueriesContext(connection) as queries:
         ask(client, f"mac={UNKNOWN}")
     assert len(queries) == 1
@@ -427,7 +427,7 @@ def test_a_machine_that_asks_from_elsewhere_is_refused(client: Client, elsewhere
 def test_a_machine_without_networks_must_claim_the_address_it_asks_from(
     client: Client, actor: Actor, image: RescueImage
 ) -> None:
-    machine = Machine.objects.add("web03", macs=[MAC], networks=[], actor=actor)
+    machine = Machine.objects.add("web03", macs=[MAC], allowed_networks=[], actor=actor)
     enable(machine)
     assert "echo Rescue refused: address_mismatch" in ask(client, f"mac={MAC}&ip=192.0.2.9")
     assert kind(ask(client, f"mac={MAC}&ip=127.0.0.1")) == "rescue"
@@ -518,7 +518,7 @@ def identified(db: None, actor: Actor) -> Machine:
     return Machine.objects.add(
         "web04",
         macs=[MAC],
-        networks=[],
+        allowed_networks=[],
         identity={"uuid": UUID.upper(), "gateway": "192.0.2.1", "user_agent": "iPXE/1.21"},
         actor=actor,
     )
@@ -565,7 +565,7 @@ def test_a_machine_with_neither_networks_nor_identity_is_unverified(
     identity: dict[str, str],
     unverified: bool,
 ) -> None:
-    machine = Machine.objects.add("m", macs=[], networks=networks, identity=identity, actor=actor)
+    machine = Machine.objects.add("m", macs=[], allowed_networks=networks, identity=identity, actor=actor)
     assert machine.is_unverified is unverified
 
 
@@ -676,7 +676,7 @@ def broken() -> Callable[[Exception], AbstractContextManager[None]]:
             raise error
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(answering, "decide", fail)
+            patched.setattr(handler, "decide", fail)
             yield
 
     return failing_with
@@ -759,8 +759,8 @@ def test_strangers_who_cannot_be_counted_do_not_cost_a_machine_its_rescue(
         raise DatabaseError("a lock that was not given in time")
 
     enable(machine)
-    answering.budget.give_back("unknown_mac", 3)
-    monkeypatch.setattr(AuditEntry.objects, "record_stranger", failing)
+    handler.budget.restore("unknown_mac", 3)
+    monkeypatch.setattr(AuditEntry.objects, "record_unknown", failing)
     assert kind(ask(client)) == "rescue"
 
 
@@ -826,7 +826,7 @@ def test_the_number_of_queries_does_not_grow(
                 enable(other)
         for number in range(10):
             machine.add_mac(f"52:54:00:01:00:{number:02x}")
-            machine.networks.create(network=f"192.0.2.{number}")
+            machine.allowed_networks.create(network=f"192.0.2.{number}")
         assert cost() == before
 
 

@@ -111,7 +111,7 @@ def test_machine_add_says_what_is_wrong_and_adds_nothing(machine: Machine, argum
 
 
 def test_machine_list_shows_each_machine(machine: Machine, image: RescueImage, actor: Actor) -> None:
-    Machine.objects.add("db01", macs=["52:54:00:00:00:01"], networks=[], actor=actor)
+    Machine.objects.add("db01", macs=["52:54:00:00:00:01"], allowed_networks=[], actor=actor)
     enable(machine)
     lines = manage("machine", "list").splitlines()
     assert [line.split() for line in lines] == [

@@ -28,7 +28,7 @@ def test_it_asks_where_it_came_from(client: Client) -> None:
     assert answer["Content-Type"] == "text/plain; charset=utf-8"
     assert answer["Cache-Control"] == "no-store"
     asked = re.findall(r"chain --autofree --timeout (\d+) (\S+)", answer.content.decode())
-    assert asked == [("8000", script.question("/boot", mac="${netX/mac:hexhyp}"))] * 3
+    assert asked == [("8000", script.boot_url("/boot", mac="${netX/mac:hexhyp}"))] * 3
 
 
 def test_no_value_in_the_relative_address_brings_a_colon() -> None:

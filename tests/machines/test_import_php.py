@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from machines.bulk.php import _tokens, is_php
-from machines.bulk.plan import take_over
-from machines.bulk.reading import read
-from machines.bulk.rows import BulkError, Contents
+from machines.import_export.php import _tokens, is_php
+from machines.import_export.plan import apply
+from machines.import_export.reading import read
+from machines.import_export.rows import BulkError, Contents
 from machines.models import Actor, Machine
 from tests.conftest import MAC
 
@@ -43,7 +43,7 @@ def remarks(contents: Contents) -> list[str]:
 
 
 def test_an_old_rescue_php_becomes_machines(db: None) -> None:
-    take_over(read(PHP), Actor("alice"))
+    apply(read(PHP), Actor("alice"))
     assert [(one.name, one.macs.get().address, one.notes) for one in Machine.objects.order_by("pk")] == [
         ("web01", MAC, "web01, rack 3"),
         ("12", OTHER_MAC, "12 unfit/name"),
@@ -54,7 +54,7 @@ def test_an_old_rescue_php_becomes_machines(db: None) -> None:
 
 def test_what_is_wrong_in_an_old_rescue_php_is_said_with_its_line(db: None) -> None:
     with pytest.raises(BulkError, match="line 3: “00:02” is not a MAC address"):
-        take_over(read(PHP.replace(b"00:02:b3:9d:94:8c", b"00:02")), Actor("alice"))
+        apply(read(PHP.replace(b"00:02:b3:9d:94:8c", b"00:02")), Actor("alice"))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import codecs
 
 import pytest
 
-from machines.bulk.reading import read
-from machines.bulk.rows import BulkError
+from machines.import_export.reading import read
+from machines.import_export.rows import BulkError
 
 TABLE = "name;notes\nweb01;Büro 7\n"
 

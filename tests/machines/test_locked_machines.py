@@ -13,7 +13,7 @@ from django.test import Client
 
 from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage, Sighting
 from machines.models.machine import MachineLockedError
-from machines.models.rescue_terms import RescueOrder
+from machines.models.rescue_terms import RescueRequest
 from tests.conftest import MAC
 
 PAGE = "/admin/machines/machine/{}/change/"
@@ -24,7 +24,7 @@ RIGHTS = ("view_machine", "change_machine", "add_machine", "delete_machine", "vi
 @pytest.fixture
 def rescue(machine: Machine, image: RescueImage) -> Rescue:
     machine.revise({"identity": {"serial": "CZ1234"}, "rescue_network": {"addresses": ["192.0.2.7/24"]}}, Actor("a"))
-    return Rescue.objects.enable(machine, RescueOrder(), Actor("alice"))
+    return Rescue.objects.enable(machine, RescueRequest(), Actor("alice"))
 
 
 @pytest.fixture
@@ -62,24 +62,24 @@ _EACH = pytest.mark.parametrize(("name", "value"), CHANGES)
 @_EACH
 def test_the_model_refuses(name: str, value: Any, rescue: Rescue) -> None:
     wanted = RescueImage.objects.create(name="other") if name == "image" else value
-    before = Machine.objects.get().described()
+    before = Machine.objects.get().snapshot()
     with pytest.raises(MachineLockedError, match="A rescue of web01 is active"):
         Machine.objects.get().revise({name: wanted}, bob(*RIGHTS))
-    assert Machine.objects.get().described() == before
+    assert Machine.objects.get().snapshot() == before
     assert not AuditEntry.objects.filter(action="machine_changed", actor="bob").exists()
 
 
 @_EACH
 def test_the_api_refuses(name: str, value: Any, rescue: Rescue, log_in: Callable[..., Client]) -> None:
     RescueImage.objects.create(name="other")
-    before = Machine.objects.get().described()
+    before = Machine.objects.get().snapshot()
     client = log_in()
     for method in ("patch", "put"):
         order = json.dumps({"name": "web01", name: value})
         response = getattr(client, method)("/api/machines/web01/", order, content_type="application/json")
         assert response.status_code == 403, response.content
         assert "A rescue of web01 is active" in response.json()["detail"]
-    assert Machine.objects.get().described() == before
+    assert Machine.objects.get().snapshot() == before
 
 
 @_EACH
@@ -96,7 +96,7 @@ def test_notes_are_everybodys(rescue: Rescue, log_in: Callable[..., Client]) -> 
     assert "A rescue of web01 is active" in client.get(page).content.decode()
     assert client.post(page, rendered(client, page) | {"notes": "fan is broken"}).status_code == 302
     assert Machine.objects.get().notes == "fan is broken"
-    assert Machine.objects.get().described()["macs"] == [MAC]
+    assert Machine.objects.get().snapshot()["macs"] == [MAC]
 
 
 def test_once_the_rescue_is_over_all_can_be_changed_again(rescue: Rescue) -> None:
@@ -123,7 +123,7 @@ FORM = [
     {"static_addresses": ""},
     {"macs-0-address": OTHER_MAC},
     {"macs-0-DELETE": "on"},
-    {"networks-0-network": "0.0.0.0/0"},
+    {"allowed_networks-0-network": "0.0.0.0/0"},
 ]
 
 
@@ -133,12 +133,12 @@ def test_a_page_opened_before_the_rescue_is_refused(
 ) -> None:
     client, page = log_in(), PAGE.format(machine.pk)
     opened = rendered(client, page) | changed
-    Rescue.objects.enable(machine, RescueOrder(), Actor("alice"))
-    before = Machine.objects.get().described()
+    Rescue.objects.enable(machine, RescueRequest(), Actor("alice"))
+    before = Machine.objects.get().snapshot()
     refused = client.post(page, opened)
     assert refused.status_code == 403
     assert "A rescue of web01 is active" in refused.content.decode()
-    assert Machine.objects.get().described() == before
+    assert Machine.objects.get().snapshot() == before
 
 
 @pytest.mark.parametrize("changed", FORM, ids=lambda changed: next(iter(changed)))
@@ -146,14 +146,14 @@ def test_a_page_opened_during_the_rescue_changes_nothing_but_notes(
     changed: dict[str, str], rescue: Rescue, log_in: Callable[..., Client]
 ) -> None:
     client, page = log_in(), PAGE.format(rescue.machine_id)
-    before = Machine.objects.get().described()
+    before = Machine.objects.get().snapshot()
     client.post(page, rendered(client, page) | changed)
-    assert Machine.objects.get().described() == before
+    assert Machine.objects.get().snapshot() == before
 
 
 def test_an_import_is_refused(rescue: Rescue, log_in: Callable[..., Client]) -> None:
     client = log_in()
-    before = Machine.objects.get().described()
+    before = Machine.objects.get().snapshot()
     for table in (
         "name,serial\nweb01,\n",
         "name,uuid\nweb01,03020100-0504-0706-0809-0a0b0c0d0e0f\n",
@@ -162,7 +162,7 @@ def test_an_import_is_refused(rescue: Rescue, log_in: Callable[..., Client]) -> 
     ):
         page = client.post("/admin/machines/machine/import/", {"contents": table}).content.decode()
         assert "A rescue of web01 is active" in page, table
-    assert Machine.objects.get().described() == before
+    assert Machine.objects.get().snapshot() == before
     assert client.post("/admin/machines/machine/import/", {"contents": "name,notes\nweb01,n\n"}).status_code == 302
 
 
@@ -200,7 +200,7 @@ def test_a_rescue_enabled_just_before_the_change_is_seen(
 
     def late(self: Any, one: Machine) -> bool:
         monkeypatch.undo()
-        Rescue.objects.enable(one, RescueOrder(), Actor("alice"))
+        Rescue.objects.enable(one, RescueRequest(), Actor("alice"))
         return lock(self, one)
 
     monkeypatch.setattr(type(Machine.objects.all()), "lock", late)
@@ -215,7 +215,7 @@ def test_the_image_of_an_active_rescue_changes_nothing_that_it_boots(rescue: Res
     image.revise({"command_line": "init=/bin/sh"}, [], changer)
     image.attach("kernel", [b"another kernel"])
     image.revise({"reports": True}, [], changer)
-    image.retire(changer)
+    image.delete_audited(changer)
     again = Rescue.objects.get()
     assert [file.stored.sha256 for file in again.files.all()] == booted
     assert (again.command_line, again.chain_script, again.reports) == ("console=ttyS0", "", False)

@@ -191,7 +191,7 @@ def test_messages_are_listed_filtered_and_sent_again(admin_client: Client, rule:
     assert listed["payload"]["text"] == "This is a test of a notification"
     Delivery.objects.update(state="given_up")
     assert send(admin_client, "POST", f"{MESSAGES}{message.pk}/retry/").json()["state"] == "waiting"
-    rule.retire(Actor("alice"))
+    rule.delete_audited(Actor("alice"))
     assert send(admin_client, "POST", f"{MESSAGES}{message.pk}/retry/").status_code == 409
 
 

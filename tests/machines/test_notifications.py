@@ -26,9 +26,9 @@ from django.test.utils import CaptureQueriesContext
 from machines.models import Actor, AuditEntry, Delivery, Machine, NotificationRule, Rescue, RescueImage
 from machines.models.notification import PAUSES
 from machines.notifications import webhook
-from machines.notifications.clock import announce_what_time_did
 from machines.notifications.delivery import deliver_due
 from machines.notifications.events import Event
+from machines.notifications.timed_events import queue_timed_events
 from tests.machines.support import HOST_KEY, ask, at, body, enable, fetch, kind, noon, report
 from tests.receiver import Receiver
 
@@ -176,7 +176,7 @@ def test_a_rule_whose_only_machine_is_gone_does_not_become_everybodys(
 ) -> None:
     other = add_machine(1)
     rule(None, other)
-    other.retire(ALICE)
+    other.delete_audited(ALICE)
     enable(furnished)
     assert messages() == []
 
@@ -207,7 +207,7 @@ def test_the_log_says_who_made_a_rule_and_not_where_its_secret_lies(receiver: Re
     made.revise({"name": "pager"}, None, Actor("bob"))
     made.revise({"url": f"{receiver.url}/other"}, None, Actor("bob"))
     assert made.revise({"name": "pager"}, None, Actor("bob")) is False
-    made.retire(Actor("carol"))
+    made.delete_audited(Actor("carol"))
     entries = AuditEntry.objects.filter(action__startswith="notificationrule").order_by("pk")
     assert [(entry.action, entry.actor) for entry in entries] == [
         ("notificationrule_added", "alice"),
@@ -228,11 +228,11 @@ def test_an_expired_rescue_is_told_once_whoever_notices(furnished: Machine) -> N
     with at(noon()):
         rule(events=["rescue.ended"])
         enable(furnished, lifetime="until", expires_at=noon(hours=1))
-        announce_what_time_did()
+        queue_timed_events()
         assert messages() == []
     with at(noon(hours=1, seconds=1)):
-        announce_what_time_did()
-        announce_what_time_did()
+        queue_timed_events()
+        queue_timed_events()
         assert texts() == ["web01: rescue ended, its time is over"]
         # Nothing of the rescue was changed: a boot still gets the reason.
         assert Rescue.objects.get().state == "armed"
@@ -248,7 +248,7 @@ def test_a_system_that_does_not_report_is_told_to_be_up(furnished: Machine, clie
         body(fetch(client, rescue, "ready"))
     for seconds, told in ((119, 0), (121, 1), (180, 1)):
         with at(noon(seconds=seconds)):
-            announce_what_time_did()
+            queue_timed_events()
         assert len(messages()) == told
     assert Delivery.objects.get().payload["timestamp"].startswith("2026-03-01T12:02:00")
 
@@ -262,7 +262,7 @@ def test_a_rescue_that_is_not_up_in_time_is_told_once(furnished: Machine, client
         with at(noon(minutes=minutes)):
             # It boots again and again, and never comes up.
             ask(client)
-            announce_what_time_did()
+            queue_timed_events()
         assert len(messages()) == told, minutes
     assert texts()[0] == "web01: the rescue system is not up yet (booting)"
 
@@ -276,17 +276,17 @@ def test_a_second_boot_has_a_time_of_its_own(furnished: Machine, client: Client)
         body(fetch(client, rescue, "ready"))
         report(client, rescue)
     with at(noon(hours=3)):
-        announce_what_time_did()
+        queue_timed_events()
         ask(client)
-        announce_what_time_did()
+        queue_timed_events()
     assert messages() == []
     with at(noon(hours=3, minutes=9)):
         ask(client)
-        announce_what_time_did()
+        queue_timed_events()
     assert messages() == []
     with at(noon(hours=3, minutes=11)):
-        announce_what_time_did()
-        announce_what_time_did()
+        queue_timed_events()
+        queue_timed_events()
     assert messages() == [("rescue.overdue", "web01")]
 
 
@@ -295,7 +295,7 @@ def test_a_new_rule_does_not_tell_of_what_was_before(furnished: Machine) -> None
         enable(furnished, lifetime="until", expires_at=noon(hours=1))
     with at(noon(hours=2)):
         rule()
-        announce_what_time_did()
+        queue_timed_events()
     assert messages() == []
 
 
@@ -306,7 +306,7 @@ def test_looking_at_the_clock_costs_a_constant_number_of_queries(
 
     def queries() -> int:
         with CaptureQueriesContext(connection) as captured:
-            announce_what_time_did()
+            queue_timed_events()
         return len(captured)
 
     enable(add_machine(1))
@@ -422,14 +422,14 @@ def test_a_message_can_be_sent_again_under_its_id(furnished: Machine, receiver: 
     assert message.send_again(ALICE)
     assert deliver_due() == 1
     assert [told["id"] for told in receiver.told] == [message.message_id] * 2
-    made.retire(ALICE)
+    made.delete_audited(ALICE)
     assert not Delivery.objects.get().send_again(ALICE)
 
 
 def test_a_rule_that_is_deleted_sends_nothing_more(furnished: Machine, receiver: Receiver) -> None:
     made = rule(receiver)
     enable(furnished)
-    made.retire(ALICE)
+    made.delete_audited(ALICE)
     assert deliver_due() == 0
     assert receiver.requests == []
     assert Delivery.objects.get().last_error == "The rule was deleted."

@@ -14,10 +14,10 @@ from passlib.hash import sha512_crypt
 
 from machines.boot.delivery import rescue_archive
 from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage
-from machines.models.rescue_terms import RescueOrder
+from machines.models.rescue_terms import RescueRequest
 from tests.conftest import MAC
 
-WITH_PASSWORD = RescueOrder(password=True)
+WITH_PASSWORD = RescueRequest(password=True)
 
 
 def test_the_password_is_on_the_enabled_rescue_only(machine: Machine, image: RescueImage, actor: Actor) -> None:
@@ -28,7 +28,7 @@ def test_the_password_is_on_the_enabled_rescue_only(machine: Machine, image: Res
 
 
 def test_without_being_asked_for_there_is_none(machine: Machine, image: RescueImage, actor: Actor) -> None:
-    rescue = Rescue.objects.enable(machine, RescueOrder(), actor)
+    rescue = Rescue.objects.enable(machine, RescueRequest(), actor)
     assert (rescue.password, rescue.password_hash) == (None, "")
     assert b"password_hash" not in rescue_archive(rescue, "http://site")
 
@@ -41,7 +41,7 @@ def test_the_archive_carries_the_hash_and_not_the_password(machine: Machine, ima
 
 
 def test_an_unverified_machine_gets_no_password(image: RescueImage, actor: Actor) -> None:
-    machine = Machine.objects.add("open", macs=[MAC], networks=[], actor=actor)
+    machine = Machine.objects.add("open", macs=[MAC], allowed_networks=[], actor=actor)
     with pytest.raises(ValidationError, match="open is unverified"):
         Rescue.objects.enable(machine, WITH_PASSWORD, actor)
     assert not Rescue.objects.exists()
@@ -51,7 +51,7 @@ def test_a_machine_that_became_unverified_is_not_given_the_hash(
     machine: Machine, image: RescueImage, actor: Actor
 ) -> None:
     Rescue.objects.enable(machine, WITH_PASSWORD, actor)
-    machine.networks.all().delete()
+    machine.allowed_networks.all().delete()
     assert b"$6$" not in rescue_archive(Rescue.objects.get(), "http://site")
 
 

@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage, turns
-from machines.models.rescue_terms import RescueOrder
+from machines.models.rescue_terms import RescueRequest
 from tests.conftest import MAC
 
 
@@ -52,7 +52,7 @@ def test_work_in_turns_pauses_as_long_as_it_took_but_for_the_first_few(monkeypat
 
 
 def test_expired_rescues_are_ended_as_of_their_expiry(machine: Machine, image: RescueImage, actor: Actor) -> None:
-    rescue = Rescue.objects.enable(machine, RescueOrder("until", timezone.now() + timedelta(hours=1)), actor)
+    rescue = Rescue.objects.enable(machine, RescueRequest("until", timezone.now() + timedelta(hours=1)), actor)
     expiry = timezone.now() - timedelta(minutes=5)
     Rescue.objects.filter(pk=rescue.pk).update(expires_at=expiry)
     call_command("prune_audit", stdout=StringIO())
@@ -62,7 +62,7 @@ def test_expired_rescues_are_ended_as_of_their_expiry(machine: Machine, image: R
 
 @pytest.mark.django_db(transaction=True)
 def test_waiting_ends_when_the_system_is_up_and_says_how_to_log_in(machine: Machine, image: RescueImage) -> None:
-    rescue = Rescue.objects.enable(machine, RescueOrder(), Actor("tester"))
+    rescue = Rescue.objects.enable(machine, RescueRequest(), Actor("tester"))
 
     def boot() -> None:
         client = Client()
@@ -80,6 +80,6 @@ def test_waiting_ends_when_the_system_is_up_and_says_how_to_log_in(machine: Mach
 
 
 def test_waiting_for_a_rescue_that_never_boots_fails_in_time(machine: Machine, image: RescueImage) -> None:
-    Rescue.objects.enable(machine, RescueOrder(), Actor("tester"))
+    Rescue.objects.enable(machine, RescueRequest(), Actor("tester"))
     with pytest.raises(CommandError, match="is not up after 0 s"):
         call_command("rescue", "status", "web01", "--wait", "--timeout", "0", stdout=StringIO(), stderr=StringIO())

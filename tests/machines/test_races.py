@@ -14,7 +14,7 @@ from django.db import connection, connections, transaction
 from django.test import Client
 
 from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage, Sighting
-from machines.models.rescue_terms import NoActiveRescueError, RescueActiveError, RescueError, RescueOrder
+from machines.models.rescue_terms import NoActiveRescueError, RescueActiveError, RescueError, RescueRequest
 from tests.conftest import MAC
 from tests.machines.support import actions, ask, body, boot_to_ready, boots, enable, fetch, kind, report, stored
 
@@ -231,7 +231,7 @@ def test_files_refused_at_once_share_an_entry(machine: Machine, image: RescueIma
 
 def test_a_card_that_asks_while_its_machine_is_deleted_boots_its_disk(image: RescueImage, actor: Actor) -> None:
     for _ in range(ROUNDS):
-        machine = Machine.objects.add("gone", macs=[MAC], networks=["127.0.0.1"], actor=actor)
+        machine = Machine.objects.add("gone", macs=[MAC], allowed_networks=["127.0.0.1"], actor=actor)
         enable(machine)
         answers = at_once(lambda: kind(ask(Client())), machine.delete)
         assert answers[0] in {"rescue", "local"}
@@ -258,7 +258,7 @@ def test_enabling_and_asking_at_the_moment_of_expiry_do_not_block_each_other(
         assert locked.wait(10)
         Rescue.objects.filter(pk=rescue.pk).update(expires_at=datetime.now(UTC))
         try:
-            return str(Rescue.objects.enable(Machine.objects.get(), RescueOrder(), Actor("staff")).state)
+            return str(Rescue.objects.enable(Machine.objects.get(), RescueRequest(), Actor("staff")).state)
         finally:
             go_on.set()
 

@@ -14,7 +14,7 @@ from django.test import Client
 
 from machines.boot.sending import _CHUNK
 from machines.models import Actor, AuditEntry, Machine, Rescue, RescueImage, audit
-from machines.models.rescue_terms import RescueOrder
+from machines.models.rescue_terms import RescueRequest
 from tests.conftest import MAC
 from tests.machines.support import (
     HOST_KEY,
@@ -45,7 +45,7 @@ def rescue(client: Client, machine: Machine, image: RescueImage) -> Rescue:
 @pytest.fixture
 def served_without_networks(client: Client, actor: Actor, image: RescueImage) -> Rescue:
     """One of a machine that lists no network, whose script went to 192.0.2.9."""
-    machine = Machine.objects.add("open", macs=[MAC], networks=[], actor=actor)
+    machine = Machine.objects.add("open", macs=[MAC], allowed_networks=[], actor=actor)
     rescue = enable(machine)
     ask(client, f"mac={MAC}&ip=192.0.2.9", source="192.0.2.9")
     return rescue
@@ -264,7 +264,7 @@ def test_other_paths_below_boot_are_not_found(db: None, client: Client, path: st
 
 
 def test_no_file_is_found_outside_its_rescue(client: Client, rescue: Rescue, actor: Actor) -> None:
-    other = Machine.objects.add("web02", macs=[], networks=["127.0.0.1"], actor=actor)
+    other = Machine.objects.add("web02", macs=[], allowed_networks=["127.0.0.1"], actor=actor)
     image = RescueImage.objects.create(name="other")
     image.attach("kernel", [b"other kernel"])
     image.attach("file", [b"x"], "only-here")
@@ -300,7 +300,7 @@ def test_ready_from_outside_changes_no_state(client: Client, rescue: Rescue) -> 
 
 
 def test_inside_the_listed_networks_any_address_may_fetch(client: Client, actor: Actor, image: RescueImage) -> None:
-    machine = Machine.objects.add("web02", macs=[MAC], networks=["192.0.2.0/24", "2001:db8::/64"], actor=actor)
+    machine = Machine.objects.add("web02", macs=[MAC], allowed_networks=["192.0.2.0/24", "2001:db8::/64"], actor=actor)
     rescue = enable(machine)
     ask(client, source="192.0.2.9")
     for source in ("192.0.2.10", "2001:db8::10"):
@@ -324,7 +324,7 @@ def test_without_networks_no_other_address_may_fetch(
 def test_without_networks_nobody_may_fetch_before_a_script_was_served(
     client: Client, actor: Actor, image: RescueImage
 ) -> None:
-    machine = Machine.objects.add("open", macs=[MAC], networks=[], actor=actor)
+    machine = Machine.objects.add("open", macs=[MAC], allowed_networks=[], actor=actor)
     assert fetch(client, enable(machine), "kernel").status_code == 404
 
 
@@ -452,7 +452,7 @@ def test_the_keys_are_those_of_the_enabler_and_of_those_who_may_log_in(
     user_with_key("helper", OTHER_KEY, may_log_in=True)
     user_with_key("other", HOST_KEY)
     user_with_key("gone", OTHER_KEY, may_log_in=True, is_active=False)
-    rescue = Rescue.objects.enable(machine, RescueOrder(), Actor.of_user(enabler))
+    rescue = Rescue.objects.enable(machine, RescueRequest(), Actor.of_user(enabler))
     ask(client)
     assert (
         unpacked(client, rescue, tmp_path)["root/.ssh/authorized_keys"] == f"{HOST_KEY} enabler\n{OTHER_KEY} helper\n"
@@ -474,7 +474,7 @@ def test_an_enabler_who_has_been_deactivated_gets_no_key_delivered(
     client: Client, machine: Machine, image: RescueImage, tmp_path: Path
 ) -> None:
     enabler = user_with_key("enabler", HOST_KEY)
-    rescue = Rescue.objects.enable(machine, RescueOrder(), Actor.of_user(enabler))
+    rescue = Rescue.objects.enable(machine, RescueRequest(), Actor.of_user(enabler))
     ask(client)
     User.objects.update(is_active=False)
     assert unpacked(client, rescue, tmp_path)["root/.ssh/authorized_keys"] == ""
@@ -484,7 +484,7 @@ def test_a_key_added_after_enabling_is_delivered(
     client: Client, machine: Machine, image: RescueImage, tmp_path: Path
 ) -> None:
     ada = User.objects.create_user("ada")
-    rescue = Rescue.objects.enable(machine, RescueOrder(), Actor.of_user(ada))
+    rescue = Rescue.objects.enable(machine, RescueRequest(), Actor.of_user(ada))
     ask(client)
     ada.ssh_keys.create(public_key=HOST_KEY, fingerprint="f")
     assert unpacked(client, rescue, tmp_path)["root/.ssh/authorized_keys"] == f"{HOST_KEY}\n"
@@ -498,7 +498,7 @@ def test_each_of_a_users_keys_is_delivered_once(
     group = Group.objects.create(name="night shift")
     group.permissions.add(Permission.objects.get(codename="login_rescue"))
     ada.groups.add(group)
-    rescue = Rescue.objects.enable(machine, RescueOrder(), Actor.of_user(ada))
+    rescue = Rescue.objects.enable(machine, RescueRequest(), Actor.of_user(ada))
     ask(client)
     assert unpacked(client, rescue, tmp_path)["root/.ssh/authorized_keys"] == f"{HOST_KEY} ada\n{OTHER_KEY}\n"
 

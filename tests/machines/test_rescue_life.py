@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from machines.boot.answering import preview
+from machines.boot.handler import preview
 from machines.boot.request import BootRequest
 from machines.models import Actor, AuditEntry, MACAddress, Machine, Rescue, RescueImage
-from machines.models.rescue_terms import NoActiveRescueError, NoUsableImageError, RescueActiveError, RescueOrder
+from machines.models.rescue_terms import NoActiveRescueError, NoUsableImageError, RescueActiveError, RescueRequest
 from machines.representation import rescue_json
 from tests.conftest import MAC
 from tests.machines.support import (
@@ -63,7 +63,7 @@ def chaining(db: None) -> RescueImage:
 
 def test_an_enabled_rescue_is_armed(machine: Machine, image: RescueImage, actor: Actor) -> None:
     with at(noon()):
-        rescue = Rescue.objects.enable(machine, RescueOrder(reason="disk is dead"), actor)
+        rescue = Rescue.objects.enable(machine, RescueRequest(reason="disk is dead"), actor)
     found = stored(rescue)
     assert (found.state, found.lifetime, found.expires_at, found.image) == ("armed", "one-boot", None, image)
     assert (found.reason, found.enabled_by_name, found.enabled_at) == ("disk is dead", "tester", noon())
@@ -72,13 +72,13 @@ def test_an_enabled_rescue_is_armed(machine: Machine, image: RescueImage, actor:
 
 def test_a_user_who_enables_is_remembered(machine: Machine, image: RescueImage) -> None:
     ada = User.objects.create_user("ada")
-    found = stored(Rescue.objects.enable(machine, RescueOrder(), Actor.of_user(ada)))
+    found = stored(Rescue.objects.enable(machine, RescueRequest(), Actor.of_user(ada)))
     assert (found.enabled_by, found.enabled_by_name) == (ada, "ada")
 
 
 def test_who_enabled_is_remembered_when_the_user_is_gone(machine: Machine, image: RescueImage) -> None:
     ada = User.objects.create_user("ada")
-    rescue = Rescue.objects.enable(machine, RescueOrder(), Actor.of_user(ada))
+    rescue = Rescue.objects.enable(machine, RescueRequest(), Actor.of_user(ada))
     ada.delete()
     assert (stored(rescue).enabled_by, stored(rescue).enabled_by_name) == (None, "ada")
 
@@ -96,7 +96,7 @@ def test_tokens_are_long_and_differ(machine: Machine, image: RescueImage, actor:
 
 def test_enabling_leaves_an_entry_with_who_when_and_why(machine: Machine, image: RescueImage, actor: Actor) -> None:
     with at(noon()):
-        rescue = Rescue.objects.enable(machine, RescueOrder(reason="disk is dead"), actor)
+        rescue = Rescue.objects.enable(machine, RescueRequest(reason="disk is dead"), actor)
     entry = AuditEntry.objects.get(action="rescue_enabled")
     assert (entry.at, entry.actor, entry.machine, entry.reason) == (noon(), "tester", "web01", "disk is dead")
     assert (entry.rescue_pk, entry.subject, entry.details["lifetime"]) == (rescue.pk, "tiny", "one-boot")
@@ -174,7 +174,7 @@ def test_a_choice_that_makes_no_sense_is_refused_at_its_field(
 def test_nobody_is_warned_without_cause(machine: Machine, image: RescueImage) -> None:
     ada = User.objects.create_user("ada")
     ada.ssh_keys.create(public_key=HOST_KEY, fingerprint="f")
-    rescue = Rescue.objects.enable(machine, RescueOrder(), Actor.of_user(ada))
+    rescue = Rescue.objects.enable(machine, RescueRequest(), Actor.of_user(ada))
     assert rescue.warnings() == []
 
 
@@ -184,7 +184,7 @@ def test_enabling_without_any_key_warns(machine: Machine, image: RescueImage) ->
 
 
 def test_enabling_an_unverified_machine_warns(db: None, image: RescueImage, actor: Actor) -> None:
-    machine = Machine.objects.add("open", macs=[MAC], networks=[], actor=actor)
+    machine = Machine.objects.add("open", macs=[MAC], allowed_networks=[], actor=actor)
     assert any("lists no network, and nothing that only it says" in warning for warning in enable(machine).warnings())
 
 
@@ -415,7 +415,7 @@ def test_a_report_from_outside_the_listed_networks_is_not_heard(
 def test_without_networks_a_report_may_come_from_another_address(
     client: Client, actor: Actor, reporting: RescueImage
 ) -> None:
-    machine = Machine.objects.add("open", macs=[MAC], networks=[], actor=actor)
+    machine = Machine.objects.add("open", macs=[MAC], allowed_networks=[], actor=actor)
     rescue = enable(machine)
     ask(client, f"mac={MAC}&ip=127.0.0.1")
     fetch(client, rescue, "ready")
@@ -545,8 +545,8 @@ def test_from_its_expiry_on_a_rescue_is_a_pass_through(client: Client, expiring:
 
 def test_expiry_is_computed_on_reading(expiring: Rescue) -> None:
     found = stored(expiring)
-    standing = found.standing(noon(hours=2))
-    assert (standing.state, standing.end_cause, standing.ended_at) == ("ended", "expired", noon(hours=1))
+    status = found.status_at(noon(hours=2))
+    assert (status.state, status.end_cause, status.ended_at) == ("ended", "expired", noon(hours=1))
     assert found.state == "armed"
 
 
@@ -620,8 +620,8 @@ def test_an_image_that_does_not_report_counts_as_up_two_minutes_after_ready(
     with at(noon()):
         boot_to_ready(client, rescue)
     found = stored(rescue)
-    assert found.standing(noon(seconds=119)).state == "booting"
-    assert (found.standing(noon(seconds=120)).state, found.standing(noon(seconds=120)).up_at) == (
+    assert found.status_at(noon(seconds=119)).state == "booting"
+    assert (found.status_at(noon(seconds=120)).state, found.status_at(noon(seconds=120)).up_at) == (
         "up",
         noon(seconds=120),
     )
@@ -658,11 +658,11 @@ def test_a_script_served_in_between_starts_the_two_minutes_again(
         boot_to_ready(client, rescue)
     with at(noon(seconds=100)):
         ask(client)
-    assert stored(rescue).standing(noon(hours=1)).state == "booting"
+    assert stored(rescue).status_at(noon(hours=1)).state == "booting"
     with at(noon(seconds=110)):
         fetch(client, rescue, "ready")
-    assert stored(rescue).standing(noon(seconds=229)).state == "booting"
-    assert stored(rescue).standing(noon(seconds=230)).state == "up"
+    assert stored(rescue).status_at(noon(seconds=229)).state == "booting"
+    assert stored(rescue).status_at(noon(seconds=230)).state == "up"
 
 
 def test_one_that_reports_never_counts_as_up_by_itself(
@@ -671,7 +671,7 @@ def test_one_that_reports_never_counts_as_up_by_itself(
     rescue = enable(machine)
     with at(noon()):
         boot_to_ready(client, rescue)
-    assert stored(rescue).standing(noon(days=1)).state == "booting"
+    assert stored(rescue).status_at(noon(days=1)).state == "booting"
 
 
 def test_a_lasting_silent_rescue_boots_again_from_silently_up(
@@ -700,7 +700,7 @@ def test_a_rescue_that_expires_before_it_is_silently_up_never_was(
     with at(noon()):
         rescue = enable(machine, lifetime="until", expires_at=noon(minutes=1))
         boot_to_ready(client, rescue)
-    assert stored(rescue).standing(noon(hours=1)).up_at is None
+    assert stored(rescue).status_at(noon(hours=1)).up_at is None
     with at(noon(hours=1)):
         enable(machine)
     assert stored(rescue).up_at is None
@@ -736,7 +736,7 @@ def test_a_chained_script_counts_as_ready_when_sent(client: Client, machine: Mac
         ask(client)
         fetch(client, rescue, "script.ipxe")
     assert stored(rescue).ready_at == noon()
-    assert stored(rescue).standing(noon(minutes=2)).state == "up"
+    assert stored(rescue).status_at(noon(minutes=2)).state == "up"
 
 
 def test_an_image_with_a_kernel_serves_no_chained_script(client: Client, machine: Machine, image: RescueImage) -> None:
@@ -856,7 +856,7 @@ def test_a_preview_shows_the_script_without_its_token_and_changes_nothing(machin
     asked = BootRequest.parse(f"mac={MAC}", source=None)
     shown = preview(asked)
     assert shown.reason == "address_not_allowed"
-    shown = preview(BootRequest(MAC, MAC, None, machine.network_rule[0].network_address))
+    shown = preview(BootRequest(MAC, MAC, None, machine.parsed_networks[0].network_address))
     assert (shown.outcome, shown.reason) == ("rescue", "rescue_armed")
     assert "/boot/<token>/kernel" in shown.script
     assert rescue.token
@@ -908,8 +908,8 @@ def test_the_state_in_sql_is_the_state_on_reading(
         ]
     )
     found = Rescue.objects.with_standing(now).get()
-    assert found.effective_state == found.standing(now).state  # type: ignore[attr-defined]
-    assert Rescue.objects.active(now).exists() is not found.standing(now).is_ended
+    assert found.effective_state == found.status_at(now).state  # type: ignore[attr-defined]
+    assert Rescue.objects.active(now).exists() is not found.status_at(now).is_ended
 
 
 @pytest.mark.parametrize("seconds", [119, 120, 121])
@@ -921,7 +921,7 @@ def test_the_two_minutes_are_the_same_in_sql(machine: Machine, image: RescueImag
     )
     found = Rescue.objects.with_standing(noon(seconds=seconds)).get()
     expected = "up" if seconds >= 120 and served <= 0 else "booting"
-    assert {found.effective_state, found.standing(noon(seconds=seconds)).state} == {expected}  # type: ignore[attr-defined]
+    assert {found.effective_state, found.status_at(noon(seconds=seconds)).state} == {expected}  # type: ignore[attr-defined]
 
 
 # What the database itself refuses
@@ -974,7 +974,7 @@ def test_a_rescue_that_ended_is_whole(machine: Machine, changes: dict[str, Any])
 
 
 def test_a_token_belongs_to_one_rescue(machine: Machine, actor: Actor) -> None:
-    other = Machine.objects.add("web02", macs=[], networks=[], actor=actor)
+    other = Machine.objects.add("web02", macs=[], allowed_networks=[], actor=actor)
     assert refused_by_the_database(row(machine), row(other))
 
 
@@ -987,7 +987,7 @@ def test_a_rescue_cannot_come_back_from_its_end(machine: Machine, image: RescueI
 
 
 def test_a_mac_belongs_to_one_machine(machine: Machine, actor: Actor) -> None:
-    other = Machine.objects.add("web02", macs=[], networks=[], actor=actor)
+    other = Machine.objects.add("web02", macs=[], allowed_networks=[], actor=actor)
     assert refused_by_the_database(MACAddress(machine=other, address=MAC.upper()))
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machines.boot.reasons import Outcome, Reason
-from machines.boot.script import BootPlan, UnsafeLineError, checked, pass_through, rescue
+from machines.boot.script import BootPlan, UnsafeLineError, ensure_safe, pass_through, rescue
 
 MAC = "00:02:b3:9d:94:8c"
 LEAVE = "iseq ${platform} efi && exit 1 ||\nexit 0\n"
@@ -155,7 +155,7 @@ def test_the_whole_refusal_echoes_its_reason(reason: Reason, said: str) -> None:
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason.outcome is not Outcome.RESCUE])
 def test_every_line_of_a_pass_through_is_safe_but_for_the_question_which_platform_it_is(reason: Reason) -> None:
     *lines, last_but_one, last = pass_through(reason).removeprefix("#!ipxe\n").splitlines()
-    assert [checked(line) for line in lines] == lines
+    assert [ensure_safe(line) for line in lines] == lines
     assert f"{last_but_one}\n{last}\n" == LEAVE
 
 
@@ -184,7 +184,7 @@ def test_every_line_of_a_pass_through_is_safe_but_for_the_question_which_platfor
 )
 def test_a_line_that_would_do_more_than_it_says_is_refused(line: str, why: str) -> None:
     with pytest.raises(UnsafeLineError, match=why):
-        checked(line)
+        ensure_safe(line)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_line_that_would_do_more_than_it_says_is_refused(line: str, why: str) 
     ],
 )
 def test_a_line_that_does_what_it_says_is_passed(line: str) -> None:
-    assert checked(line) == line
+    assert ensure_safe(line) == line
 
 
 @pytest.mark.parametrize("command_line", ["a\nshell", "${x}", "a || shell", "a && b", "a ; b", "#", "\ud800"])
@@ -244,7 +244,7 @@ def test_any_texts_give_a_script_in_which_each_line_is_what_it_should_be_or_none
 @given(NASTY)
 def test_a_line_that_is_passed_is_one_command_of_plain_words(line: str) -> None:
     try:
-        passed = checked(line)
+        passed = ensure_safe(line)
     except UnsafeLineError:
         return
     assert passed == line

@@ -20,7 +20,7 @@ def mac(number: int) -> str:
 
 def note(number: int, at: datetime, source: str = "192.0.2.1") -> bool:
     asked = BootRequest.parse(f"mac={mac(number)}", source=ipaddress.ip_address(source))
-    return Sighting.objects.note(asked, at)
+    return Sighting.objects.record(asked, at)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_one_that_is_ignored_stays_ignored_when_it_asks_again(few: None) -> None
 
 def test_one_without_a_source_is_bounded_too(few: None) -> None:
     asked = [BootRequest.parse(f"mac={mac(number)}", source=None) for number in range(5)]
-    assert [Sighting.objects.note(one, noon()) for one in asked] == [True, True, True, False, False]
+    assert [Sighting.objects.record(one, noon()) for one in asked] == [True, True, True, False, False]
 
 
 def test_the_bounds_are_those_that_are_documented() -> None:
@@ -102,5 +102,5 @@ def test_what_a_sighting_said_is_bounded(db: None, client: Client) -> None:
 def test_a_sighting_goes_when_its_mac_becomes_a_machine(db: None, client: Client, actor: Actor) -> None:
     ask(client, f"mac={mac(1)}")
     ask(client, f"mac={mac(2)}")
-    Machine.objects.add("new", macs=[mac(1).upper()], networks=[], actor=actor)
+    Machine.objects.add("new", macs=[mac(1).upper()], allowed_networks=[], actor=actor)
     assert macs() == {mac(2)}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machines.boot import script
-from machines.boot.script import BootPlan, longest_question, longest_silence, rescue, send_on
+from machines.boot.script import BootPlan, chain_to_site, longest_question, longest_silence, rescue
 from machines.models import Machine, RescueImage
 from roms.toolchain.embedded import ScriptSpec, worst_case
 from tests.machines.support import enable
@@ -67,7 +67,7 @@ def test_a_site_that_falls_silent_again_and_again_in_each_file_keeps_a_machine_n
     st.integers(0, 4).map(lambda n: BootPlan("web01", MAC, "tok", initrds=[f"initrd-{i}" for i in range(n)]))
     | st.just(BootPlan("web01", MAC, "tok", chained=True))
     | st.just(
-        BootPlan("web01", MAC, "", ["initrd"], elsewhere=dict.fromkeys(("kernel", "initrd", "rescue.cpio"), "x"))
+        BootPlan("web01", MAC, "", ["initrd"], file_urls=dict.fromkeys(("kernel", "initrd", "rescue.cpio"), "x"))
     ),
 )
 def test_however_often_a_site_falls_silent_the_script_ends_within_the_time_that_is_shown(
@@ -80,7 +80,7 @@ def test_however_often_a_site_falls_silent_the_script_ends_within_the_time_that_
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.booleans(), st.integers(0, 1)), min_size=1, max_size=4))
 def test_a_script_that_sends_a_machine_on_ends_within_its_time(answers: list[tuple[float, bool, int]]) -> None:
-    assert run(send_on("http://192.0.2.10/boot", MAC), answers=answers).seconds <= longest_question() == 28
+    assert run(chain_to_site("http://192.0.2.10/boot", MAC), answers=answers).seconds <= longest_question() == 28
 
 
 def test_the_files_of_a_rescue_and_a_second_question_are_in_what_a_rom_may_cost() -> None:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machines import smbios
-from machines.bulk.exporting import table
-from machines.bulk.plan import plan, take_over
-from machines.bulk.reading import read
+from machines.import_export.exporting import table
+from machines.import_export.plan import apply, plan
+from machines.import_export.reading import read
 from machines.models import Actor, Machine, RescueImage, Sighting
 from tests.conftest import MAC
 from tests.machines.support import ask, boots, enable, kind
@@ -27,7 +27,7 @@ OTHER_MAC = "52:54:00:00:00:01"
 
 
 def add(name: str, identity: dict[str, str], mac: str = MAC) -> Machine:
-    return Machine.objects.add(name, macs=[mac], networks=[], identity=identity, actor=ALICE)
+    return Machine.objects.add(name, macs=[mac], allowed_networks=[], identity=identity, actor=ALICE)
 
 
 # Values
@@ -119,7 +119,7 @@ def test_a_padded_serial_is_the_same_in_an_emergency(client: Client, image: Resc
 def test_exporting_and_importing_a_padded_serial_changes_nothing(client: Client, image: RescueImage) -> None:
     machine = add("hp1", {"serial": "CZJ1234567"})
     Machine.objects.filter(pk=machine.pk).update(identity={"serial": "CZJ1234567      "})
-    again = take_over(read("".join(table(Machine.objects.for_lists())).encode()), ALICE)
+    again = apply(read("".join(table(Machine.objects.for_lists())).encode()), ALICE)
     assert (again.unchanged, Machine.objects.get().identity) == (1, {"serial": "CZJ1234567      "})
 
 

@@ -49,7 +49,7 @@ def test_a_card_behind_a_proxy_is_never_taken_for_the_proxy(
 @pytest.mark.parametrize("networks", [["127.0.0.1"], []])
 def test_an_unknown_source_gets_no_file(client: Client, rescue: Rescue, networks: list[str], forwarded: str) -> None:
     boot_to_ready(client, rescue)
-    rescue.machine.networks.exclude(network__in=networks).delete()
+    rescue.machine.allowed_networks.exclude(network__in=networks).delete()
     assert fetch(client, rescue, "kernel", HTTP_X_FORWARDED_FOR=forwarded).status_code == 404
     assert AuditEntry.objects.get(action="file_refused").source is None
 
@@ -58,7 +58,7 @@ def test_an_unknown_source_gets_no_file(client: Client, rescue: Rescue, networks
 @pytest.mark.parametrize("networks", [["127.0.0.1"], []])
 def test_an_unknown_source_is_not_heard(client: Client, rescue: Rescue, networks: list[str], forwarded: str) -> None:
     boot_to_ready(client, rescue)
-    rescue.machine.networks.exclude(network__in=networks).delete()
+    rescue.machine.allowed_networks.exclude(network__in=networks).delete()
     reported = client.post(f"/boot/{rescue.token}/up", {"boot_id": "b-1"}, HTTP_X_FORWARDED_FOR=forwarded)
     assert (reported.status_code, stored(rescue).state) == (404, "booting")
 

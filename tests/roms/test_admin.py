@@ -168,7 +168,7 @@ def furnish(card: Card, station: Station, actor: Actor, numbers: range) -> None:
             slug=f"10ec:{n:04x}", pci_id=f"10ec:{n:04x}", name=f"Card {n}", programmer="nicrealtek"
         )
         build = succeeded(own, b"rom %d" % n)
-        machine = Machine.objects.add(f"node{n}", macs=[f"52:54:00:00:00:{n:02x}"], networks=[], actor=actor)
+        machine = Machine.objects.add(f"node{n}", macs=[f"52:54:00:00:00:{n:02x}"], allowed_networks=[], actor=actor)
         job = FlashJob.objects.create(
             station=station, card=own, build=build, machine=machine, machine_name=machine.name
         )
@@ -401,7 +401,9 @@ def test_the_form_can_begin_with_an_earlier_order(admin_client: Client, card: Ca
     again |= {"variables": list(again["variables"]), "profile": "minimal"}
     admin_client.post(f"{BUILDS}add/", again)
     second = Build.objects.exclude(pk=first.pk).get()
-    assert {name: getattr(second, name) for name in Build.ORDER} == {name: getattr(first, name) for name in Build.ORDER}
+    assert {name: getattr(second, name) for name in Build.INPUT_FIELDS} == {
+        name: getattr(first, name) for name in Build.INPUT_FIELDS
+    }
     assert shown["profile"] == "everything"
 
 
@@ -684,7 +686,9 @@ def test_a_retry_is_the_same_order_once_more(admin_client: Client, build: Build)
     response = admin_client.post(f"{BUILDS}{build.pk}/retry/")
     again = Build.objects.exclude(pk=build.pk).get()
     assert response["Location"] == f"{BUILDS}{again.pk}/change/"
-    assert {name: getattr(again, name) for name in Build.ORDER} == {name: getattr(build, name) for name in Build.ORDER}
+    assert {name: getattr(again, name) for name in Build.INPUT_FIELDS} == {
+        name: getattr(build, name) for name in Build.INPUT_FIELDS
+    }
     assert (again.state, again.requested_by_name, again.size) == (JobState.QUEUED, "admin", None)
 
 
@@ -975,7 +979,9 @@ def test_a_machines_page_shows_its_roms_and_posts_none(
     url = f"/admin/machines/machine/{machine.pk}/change/"
     page = admin_client.get(url).content.decode()
     assert f"build {installed.build_id} (minimal)" in page
-    empty = {f"{prefix}-{name}": "0" for prefix in ("macs", "networks") for name in ("TOTAL_FORMS", "INITIAL_FORMS")}
+    empty = {
+        f"{prefix}-{name}": "0" for prefix in ("macs", "allowed_networks") for name in ("TOTAL_FORMS", "INITIAL_FORMS")
+    }
     hostile = {
         "installed_roms-TOTAL_FORMS": "1", "installed_roms-INITIAL_FORMS": "1", "installed_roms-0-id": installed.pk,
         "installed_roms-0-machine": machine.pk, "installed_roms-0-DELETE": "on",

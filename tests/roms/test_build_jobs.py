@@ -122,14 +122,14 @@ def test_a_rom_larger_than_any_bios_can_load_is_refused(card: Card) -> None:
 
 def test_a_full_disk_is_our_error_and_not_the_roms(card: Card) -> None:
     failed = build(card, options=["FAULT_DISK_FULL"])
-    assert failed.state == JobState.ERRORED
+    assert failed.state == JobState.SITE_ERROR
     assert "disk is full" in failed.error
 
 
 def test_a_missing_tool_is_named_with_its_package(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ipxe_build, "missing_tools", lambda target: [MissingTool("lzma.h", "liblzma-dev")])
     failed = build(card)
-    assert failed.state == JobState.ERRORED
+    assert failed.state == JobState.SITE_ERROR
     assert "liblzma-dev" in failed.error
 
 
@@ -158,7 +158,7 @@ def test_an_option_that_the_tree_does_not_have_is_refused_with_the_one_that_was_
 def test_a_source_that_is_not_there_says_what_to_set(card: Card, settings: LazySettings) -> None:
     settings.RESCUESITE_IPXE_SOURCE = "/nonexistent/ipxe"
     failed = build(card)
-    assert failed.state == JobState.ERRORED
+    assert failed.state == JobState.SITE_ERROR
     assert "RESCUESITE_IPXE_SOURCE" in failed.error
 
 
@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_when_the_rom_is_to_be_kept_loses_no_record(
 
     monkeypatch.setattr(StoredFile.objects.__class__, "store", full)
     failed = build(card)
-    assert failed.state == JobState.ERRORED
+    assert failed.state == JobState.SITE_ERROR
     assert "No space left" in failed.error
 
 

@@ -191,7 +191,7 @@ def test_a_backup_that_cannot_be_kept_keeps_the_chip_from_being_written(
     monkeypatch.setattr(StoredFile.objects.__class__, "store", full)
     FlashRun.of(job.pk)
     job.refresh_from_db()
-    assert job.state == JobState.ERRORED
+    assert job.state == JobState.SITE_ERROR
     assert "No space left" in job.error
     assert station.practice_chip.read_bytes() == bytes(SIZE)
 

@@ -16,8 +16,8 @@ from django_tasks_db.models import DBTaskResult
 
 from machines.models import Actor, AuditEntry
 from roms.jobs import running
-from roms.jobs.running import Heartbeat, Run
-from roms.jobs.worker import look_after
+from roms.jobs.running import ClaimedJob, Heartbeat
+from roms.jobs.worker import housekeeping
 from roms.models import Build, Card, JobState, Station
 from roms.models.job import LOST_AFTER, REQUEUE_AFTER
 from tests.machines.support import at, noon
@@ -31,17 +31,17 @@ def build(card: Card, data_dir: Path) -> Build:
     return Build(card=card, script_spec=SCRIPT).submit(ALICE)
 
 
-class Worked(Run[Build]):
+class Worked(ClaimedJob[Build]):
     """A run that does what the test says."""
 
     model = Build
-    does: Callable[[Run[Build]], None]
+    does: Callable[[ClaimedJob[Build]], None]
 
     def work(self) -> None:
         type(self).does(self)
 
 
-def run(build: Build, does: Callable[[Run[Build]], None]) -> Build:
+def run(build: Build, does: Callable[[ClaimedJob[Build]], None]) -> Build:
     Worked.does = staticmethod(does)
     Worked.of(build.pk)
     build.refresh_from_db()
@@ -115,7 +115,7 @@ def test_a_job_that_was_cancelled_is_not_claimed(build: Build) -> None:
 
 
 def test_what_it_was_at_and_how_it_ended_is_stored(build: Build) -> None:
-    def work(of: Run[Build]) -> None:
+    def work(of: ClaimedJob[Build]) -> None:
         of.phase("compile")
         of.progress(0.4)
         of.say("cc -c main.c")
@@ -130,18 +130,18 @@ def test_what_it_was_at_and_how_it_ended_is_stored(build: Build) -> None:
 
 
 def test_an_error_of_ours_is_stored_as_such(build: Build) -> None:
-    def work(of: Run[Build]) -> None:
+    def work(of: ClaimedJob[Build]) -> None:
         raise RuntimeError("a bug")
 
     run(build, work)
-    assert build.state == JobState.ERRORED
+    assert build.state == JobState.SITE_ERROR
     assert "a bug" in build.error
 
 
 def test_a_job_is_not_run_twice(build: Build) -> None:
     runs = []
 
-    def work(of: Run[Build]) -> None:
+    def work(of: ClaimedJob[Build]) -> None:
         runs.append(1)
         of.end(JobState.CANCELLED)
 
@@ -153,7 +153,7 @@ def test_a_job_is_not_run_twice(build: Build) -> None:
 def test_a_running_job_is_asked_to_stop_and_stops_where_it_looks(build: Build) -> None:
     seen = []
 
-    def work(of: Run[Build]) -> None:
+    def work(of: ClaimedJob[Build]) -> None:
         seen.append(of.should_stop())
         assert Build.objects.get(pk=build.pk).cancel(Actor("bob"))
         seen.append(of.should_stop())
@@ -169,7 +169,7 @@ def test_a_worker_that_is_told_to_end_asks_its_job_to_stop(build: Build, monkeyp
     monkeypatch.setattr(running, "shutting_down", ending)
     seen = []
 
-    def work(of: Run[Build]) -> None:
+    def work(of: ClaimedJob[Build]) -> None:
         seen.append(of.should_stop())
         ending.set()
         seen.append(of.should_stop())
@@ -217,18 +217,18 @@ def test_a_job_without_a_heartbeat_counts_as_lost_on_reading(build: Build) -> No
     with at(noon()):
         build.claim("one")
     late = noon() + LOST_AFTER + timedelta(seconds=1)
-    assert build.standing(noon(seconds=10)) == JobState.RUNNING
-    assert build.standing(late) == JobState.LOST
-    assert Build.objects.standing_as(JobState.LOST, now=late).get() == build
-    assert not Build.objects.standing_as(JobState.RUNNING, now=late).exists()
-    assert not Build.objects.standing_as(JobState.LOST, now=noon(seconds=10)).exists()
+    assert build.status_at(noon(seconds=10)) == JobState.RUNNING
+    assert build.status_at(late) == JobState.LOST
+    assert Build.objects.with_status(JobState.LOST, now=late).get() == build
+    assert not Build.objects.with_status(JobState.RUNNING, now=late).exists()
+    assert not Build.objects.with_status(JobState.LOST, now=noon(seconds=10)).exists()
 
 
 def test_a_lost_job_is_stored_with_what_to_do(build: Build) -> None:
     with at(noon()):
         build.claim("one")
     with at(noon(minutes=5)):
-        look_after()
+        housekeeping()
     build.refresh_from_db()
     assert build.state == JobState.LOST
     assert "retry" in build.error
@@ -239,7 +239,7 @@ def test_a_worker_that_was_frozen_stops_once_its_job_was_given_up(build: Build) 
     with at(noon()):
         build.claim("one")
     with at(noon(minutes=5)):
-        look_after()
+        housekeeping()
         assert build.should_stop()
         assert not build.beat(progress=0.5)
 
@@ -248,7 +248,7 @@ def test_a_worker_that_comes_back_knows_better_how_it_ended(build: Build) -> Non
     with at(noon()):
         build.claim("one")
     with at(noon(minutes=5)):
-        look_after()
+        housekeeping()
         assert build.finish(JobState.FAILED, "The compiler failed.")
     build.refresh_from_db()
     assert (build.state, build.error) == (JobState.FAILED, "The compiler failed.")
@@ -270,26 +270,26 @@ def test_a_job_whose_worker_went_before_it_claimed_is_put_into_the_queue_anew(bu
     with at(timezone.now()):
         DBTaskResult.objects.get(pk=str(build.task_id)).claim("one")
     with at(timezone.now() + REQUEUE_AFTER * 2):
-        look_after()
-        look_after()
+        housekeeping()
+        housekeeping()
     assert tasks_of(build) == 2
 
 
 def test_a_job_whose_task_was_removed_is_put_into_the_queue_anew(build: Build) -> None:
     DBTaskResult.objects.all().delete()
     with at(timezone.now() + REQUEUE_AFTER * 2):
-        look_after()
+        housekeeping()
     assert tasks_of(build) == 1
 
 
 def test_a_job_that_waits_for_a_busy_worker_stays_in_its_place(build: Build) -> None:
     with at(timezone.now() + timedelta(hours=5)):
-        look_after()
+        housekeeping()
     assert tasks_of(build) == 1
 
 
 def test_a_worker_shows_up_at_its_station(db: None) -> None:
-    look_after("rack-7")
+    housekeeping("rack-7")
     station = Station.objects.get(name="rack-7")
     assert station.has_worker()
     assert not station.has_worker(timezone.now() + timedelta(minutes=5))
@@ -325,7 +325,7 @@ def test_a_log_drives_no_terminal(build: Build) -> None:
 def test_a_log_that_never_ends_is_cut(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "MAX_LOG", 100)
 
-    def work(of: Run[Build]) -> None:
+    def work(of: ClaimedJob[Build]) -> None:
         for _ in range(50):
             of.say("warning")
         of.end(JobState.FAILED)

@@ -68,11 +68,11 @@ def test_who_may_add_cards_gives_them_no_programmer_but_those_for_network_cards(
 def test_who_may_change_cards_does_not_change_the_practice_card(admin_client: Client, db: None) -> None:
     Card.objects.load_curated()
     practice = Card.objects.get(slug="practice")
-    before = practice.described()
+    before = practice.snapshot()
     form = {"programmer": "nicintel", "chip_size": "1073741824", "notes": "Mine.", "pci_id": "8086:10d3"}
     assert admin_client.post(f"{CARDS}{practice.pk}/change/", form).status_code == 403
     practice.refresh_from_db()
-    assert practice.described() == before
+    assert practice.snapshot() == before
     assert practice.origin == Card.Origin.CURATED
 
 

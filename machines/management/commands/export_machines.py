@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from machines.bulk.exporting import table
+from machines.import_export.exporting import table
 from machines.models import Machine
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from machines.bulk.plan import Plan, plan, take_over
-from machines.bulk.reading import COLUMNS, read
-from machines.bulk.rows import BulkError
+from machines.import_export.plan import Plan, apply, plan
+from machines.import_export.reading import COLUMNS, read
+from machines.import_export.rows import BulkError
 from machines.management.terminal import NOT_DONE, actor_named, add_json_option, printable
 
 
@@ -34,7 +34,7 @@ class Command(BaseCommand):
         actor = actor_named(options["by"])
         try:
             contents = read(_contents(options["file"]))
-            planned = plan(contents) if options["dry_run"] else take_over(contents, actor)
+            planned = plan(contents) if options["dry_run"] else apply(contents, actor)
         except BulkError as error:
             number = len(error.problems)
             what = "Nothing was changed" if number == 1 else f"Nothing was changed; {number} problems"

@@ -58,7 +58,7 @@ class Command(TerminalCommand):
         machine = Machine.objects.add(
             options["name"],
             macs=options["mac"],
-            networks=options["network"],
+            allowed_networks=options["network"],
             image=image_named(options["image"]),
             identity=dict(_identity(item) for item in options["identity"]),
             rescue_network={

@@ -17,7 +17,7 @@ from machines.management.terminal import (
     table,
 )
 from machines.models import Rescue
-from machines.models.rescue_terms import NoActiveRescueError, RescueError, RescueOrder
+from machines.models.rescue_terms import NoActiveRescueError, RescueError, RescueRequest
 from machines.representation import rescue_json
 from machines.wording import STATES
 
@@ -60,7 +60,7 @@ class Command(TerminalCommand):
     def enable(self, **options: Any) -> None:
         machine = machine_named(options["name"])
         expires_at = moment(options["until"]) if options["until"] else None
-        order = RescueOrder(
+        order = RescueRequest(
             lifetime=options["lifetime"] or (Rescue.Lifetime.UNTIL if expires_at else Rescue.Lifetime.ONE_BOOT),
             expires_at=expires_at,
             image=image_named(options["image"]),
@@ -125,7 +125,7 @@ class Command(TerminalCommand):
     def _wait(self, rescue: Rescue, timeout: float) -> None:
         """Return once `rescue` is up or ended, saying on standard error how it goes. Raises NotSucceededError."""
         until, said = time.monotonic() + timeout, ""
-        while (state := rescue.standing().state) not in {Rescue.State.UP, Rescue.State.ENDED}:
+        while (state := rescue.status_at().state) not in {Rescue.State.UP, Rescue.State.ENDED}:
             if state != said:
                 self.stderr.write(f"{rescue.machine.name}: {STATES[state]}")
                 said = state
@@ -139,7 +139,7 @@ class Command(TerminalCommand):
 
 def _login(rescue: Rescue) -> str:
     """How to log in, where the system is up and has said where it is."""
-    if rescue.standing().state != Rescue.State.UP or not rescue.address:
+    if rescue.status_at().state != Rescue.State.UP or not rescue.address:
         return ""
     known = "".join(f"\n    {rescue.address} {key}" for key in rescue.host_keys)
     return f"\n\nLog in:\n    ssh root@{rescue.address}" + (f"\nknown_hosts:{known}" if known else "")

@@ -94,7 +94,7 @@ class Command(JobCommand):
 
     def told(self, build: Build) -> str:
         if build.size is None:
-            return f"Build {build.pk} is {build.standing()}."
+            return f"Build {build.pk} is {build.status_at()}."
         room = f" of {build.chip_size:,}" if build.chip_size else ""
         return f"Build {build.pk}: {build.file_name}, {build.size:,}{room} bytes, SHA-256 {build.sha256}"
 

@@ -79,7 +79,7 @@ class Command(JobCommand):
         return sys.stdin.readline()
 
     def told(self, job: FlashJob) -> str:
-        lines = [f"Flash job {job.pk} is {job.standing()}."]
+        lines = [f"Flash job {job.pk} is {job.status_at()}."]
         if job.backup_sha256:
             lines.append(f"Saved what was in the chip: {job.backup_description}, SHA-256 {job.backup_sha256}")
         if job.written_sha256:

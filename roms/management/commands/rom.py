@@ -140,7 +140,7 @@ class Command(TerminalCommand):
     def cancel(self, **options: Any) -> None:
         job = _job(options)
         if job.is_finished or not job.cancel(actor_named(options["by"])):
-            raise CommandError(f"{job.kind} {job.pk} is {job.standing()} already.")
+            raise CommandError(f"{job.kind} {job.pk} is {job.status_at()} already.")
         waiting = job.state == JobState.RUNNING
         text = "is asked to stop" if waiting else "is cancelled"
         self.show(json_of(job), f"{job.kind} {job.pk} {text}.", options)
@@ -162,7 +162,7 @@ def _job(options: dict[str, Any]) -> Job:
 def _jobs(model: type[Job], related: Sequence[str], options: dict[str, Any]) -> Any:
     jobs = model.objects.select_related(*related)
     if options["state"]:
-        jobs = jobs.standing_as(*options["state"])
+        jobs = jobs.with_status(*options["state"])
     return jobs[: max(0, options["limit"])]
 
 

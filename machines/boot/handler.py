@@ -16,14 +16,14 @@ from machines.boot import script
 from machines.boot.deadline import Deadline, DeadlineExceededError, run_by
 from machines.boot.decide import MachineFacts, decide
 from machines.boot.reasons import Outcome, Reason
-from machines.boot.recorder import STRANGERS, Prepared, recorder
+from machines.boot.recorder import UNKNOWN_CLIENTS, Prepared, recorder
 from machines.boot.request import BootRequest
-from machines.boot.strangers import StrangerBudget
+from machines.boot.unknown_clients import UnknownClientLimiter
 from machines.models import AuditEntry, LastContact, Machine, Rescue, Sighting
 from machines.smbios import is_byte_swapped
 
 logger = logging.getLogger(__name__)
-budget = StrangerBudget()
+budget = UnknownClientLimiter()
 
 LATE = "the database did not answer in time"
 
@@ -49,21 +49,21 @@ class ChangedMeanwhileError(Exception):
     """The rescue is no longer as it was when the decision was made."""
 
 
-def answer(asked: BootRequest) -> Answer:
+def handle(boot_request: BootRequest) -> Answer:
     """Decide, record and answer within the boot deadline. Never raises: whatever goes wrong, the disk is booted."""
     deadline = Deadline(settings.RESCUESITE_BOOT_DEADLINE)
-    return _guarded(lambda: _decide_and_record(asked, deadline))
+    return _guarded(lambda: _decide_and_record(boot_request, deadline))
 
 
-def unrecorded_answer(asked: BootRequest) -> Answer:
-    """What `answer` would say, with the real token, changing nothing (HEAD). Never raises."""
+def unrecorded_answer(boot_request: BootRequest) -> Answer:
+    """What `handle` would say, with the real token, changing nothing (HEAD). Never raises."""
     deadline = Deadline(settings.RESCUESITE_BOOT_DEADLINE)
-    return _guarded(lambda: run_by(deadline, lambda: _decide(asked)))
+    return _guarded(lambda: run_by(deadline, lambda: _decide(boot_request)))
 
 
-def preview(asked: BootRequest) -> Answer:
-    """What `answer` would say, for people: no token, and nothing changes. Raises DatabaseError."""
-    return _decide(asked, token=script.SHOWN_TOKEN)
+def preview(boot_request: BootRequest) -> Answer:
+    """What `handle` would say, for people: no token, and nothing changes. Raises DatabaseError."""
+    return _decide(boot_request, token=script.SHOWN_TOKEN)
 
 
 def _guarded(work: Callable[[], Answer]) -> Answer:
@@ -79,60 +79,60 @@ def _guarded(work: Callable[[], Answer]) -> Answer:
 
 def _fault(reason: Reason) -> Answer:
     # Counted here, written with a later answer: writing now may be what failed.
-    budget.give_back(reason, 1)
+    budget.restore(reason, 1)
     return Answer(reason, script.pass_through(reason))
 
 
-def _decide(asked: BootRequest, token: str | None = None) -> Answer:
+def _decide(boot_request: BootRequest, token: str | None = None) -> Answer:
     now = timezone.now()
-    machine = Machine.objects.asking_as(asked.mac) if asked.mac else None
+    machine = Machine.objects.asking_as(boot_request.mac) if boot_request.mac else None
     rescue = machine.current_rescue() if machine else None
     facts: MachineFacts | None = machine.facts(rescue, now) if machine else None
-    reason = decide(asked, facts)
+    reason = decide(boot_request, facts)
     if reason.outcome is not Outcome.RESCUE:
         return Answer(reason, script.pass_through(reason), machine, rescue)
     assert rescue is not None
-    assert asked.mac is not None
+    assert boot_request.mac is not None
     try:
-        plan = rescue.plan(asked.mac, site=asked.site or settings.RESCUESITE_BASE_URL, token=token)
+        plan = rescue.plan(boot_request.mac, site=boot_request.site or settings.RESCUESITE_BASE_URL, token=token)
         return Answer(reason, script.rescue(plan), machine, rescue)
     except script.UnsafeLineError as error:
         logger.error("rescue of %s cannot be served: its script %s", rescue.machine, error)
         return Answer(Reason.IMAGE_UNAVAILABLE, script.pass_through(Reason.IMAGE_UNAVAILABLE), machine, rescue)
 
 
-def _decide_and_record(asked: BootRequest, deadline: Deadline) -> Answer:
-    decided, error = recorder.run(lambda: _prepared(asked), deadline)
+def _decide_and_record(boot_request: BootRequest, deadline: Deadline) -> Answer:
+    decided, error = recorder.run(lambda: _prepared(boot_request), deadline)
     if isinstance(error, ChangedMeanwhileError) and decided.machine:
-        decided = _decide_in_turn(asked, decided.machine, deadline)
+        decided = _decide_in_turn(boot_request, decided.machine, deadline)
     elif error:
         if decided.outcome is Outcome.RESCUE or not isinstance(error, Error | DeadlineExceededError):
             raise error
         # A pass-through is right whether or not it can be written down.
-        logger.error("answer %s to %s was not recorded: %s", decided.reason, asked.mac, str(error) or LATE)
+        logger.error("answer %s to %s was not recorded: %s", decided.reason, boot_request.mac, str(error) or LATE)
     _record_unwritten(deadline)
     return decided
 
 
-def _prepared(asked: BootRequest) -> Prepared[Answer]:
+def _prepared(boot_request: BootRequest) -> Prepared[Answer]:
     """Decide, and say what is to be written down of it."""
-    decided = _decide(asked)
+    decided = _decide(boot_request)
     if machine := decided.machine:
-        return Prepared(decided, partial(_record_known, asked, decided, machine), machine.pk)
-    count = budget.spend(decided.reason)
-    return Prepared(decided, partial(_record_strangers, asked, decided.reason, count) if count else None)
+        return Prepared(decided, partial(_record_known, boot_request, decided, machine), machine.pk)
+    count = budget.acquire(decided.reason)
+    return Prepared(decided, partial(_record_unknown, boot_request, decided.reason, count) if count else None)
 
 
-def _decide_in_turn(asked: BootRequest, machine: Machine, deadline: Deadline) -> Answer:
+def _decide_in_turn(boot_request: BootRequest, machine: Machine, deadline: Deadline) -> Answer:
     """Decide and record while holding the machine's row: of its cards that ask at once, one goes after the other."""
     decided: list[Answer] = []
 
     def work() -> None:
         if not Machine.objects.lock(machine):
             raise ChangedMeanwhileError
-        decided.append(_decide(asked))
+        decided.append(_decide(boot_request))
         if (found := decided[-1].machine) is not None:
-            _record_known(asked, decided[-1], found)
+            _record_known(boot_request, decided[-1], found)
 
     for _ in range(_ATTEMPTS):
         try:
@@ -148,13 +148,13 @@ def _record_unwritten(deadline: Deadline) -> None:
     """Count what could not be written earlier; whoever asked now does not depend on it."""
     for waiting in budget.unwritten():
         try:
-            if count := budget.collect(waiting):
-                recorder.commit(partial(_record_strangers, None, Reason(waiting), count), deadline, order=STRANGERS)
+            if count := budget.flush(waiting):
+                recorder.commit(partial(_record_unknown, None, Reason(waiting), count), deadline, order=UNKNOWN_CLIENTS)
         except (Error, DeadlineExceededError) as error:
             logger.error("%s answers were not counted: %s", waiting, str(error) or LATE)
 
 
-def _record_known(asked: BootRequest, decided: Answer, machine: Machine) -> None:
+def _record_known(boot_request: BootRequest, decided: Answer, machine: Machine) -> None:
     now = timezone.now()
     # Requests of one machine are written down one after the other, so that like answers find each other.
     if not Machine.objects.lock(machine):
@@ -162,8 +162,8 @@ def _record_known(asked: BootRequest, decided: Answer, machine: Machine) -> None
     rescue = decided.rescue
     if decided.outcome is Outcome.RESCUE:
         assert rescue is not None
-        assert asked.mac is not None
-        if not rescue.serve(now, asked.source, asked.mac):
+        assert boot_request.mac is not None
+        if not rescue.serve(now, boot_request.source, boot_request.mac):
             raise ChangedMeanwhileError
     elif decided.reason is Reason.RESCUE_USED:
         assert rescue is not None
@@ -173,10 +173,10 @@ def _record_known(asked: BootRequest, decided: Answer, machine: Machine) -> None
         assert rescue is not None
         if not rescue.fail(now):
             raise ChangedMeanwhileError
-    if machine.believes(asked):
-        LastContact.note(machine, asked, now)
-    columns = _columns(asked, decided.reason)
-    if is_byte_swapped(asked.value("uuid"), machine.identity.get("uuid", "")):
+    if machine.believes(boot_request):
+        LastContact.record(machine, boot_request, now)
+    columns = _columns(boot_request, decided.reason)
+    if is_byte_swapped(boot_request.value("uuid"), machine.identity.get("uuid", "")):
         columns["details"]["remark"] = _SWAPPED
     AuditEntry.objects.record_answer("boot", machine=machine, rescue=rescue, at=now, **columns)
 
@@ -187,27 +187,30 @@ _SWAPPED = (
 )
 
 
-def _record_strangers(asked: BootRequest | None, reason: Reason, count: int) -> None:
-    """Count `count` answers for `reason`, of which `asked` is the latest, where it is known."""
+def _record_unknown(boot_request: BootRequest | None, reason: Reason, count: int) -> None:
+    """Count `count` answers for `reason`, of which `boot_request` is the latest, where it is known."""
     now = timezone.now()
     try:
-        if asked and asked.mac:
-            Sighting.objects.note(asked, now)
-        columns = _columns(asked, reason) if asked else {"reason": reason, "outcome": reason.outcome}
-        AuditEntry.objects.record_stranger("boot", at=now, count=count, **columns)
+        if boot_request and boot_request.mac:
+            Sighting.objects.record(boot_request, now)
+        columns = _columns(boot_request, reason) if boot_request else {"reason": reason, "outcome": reason.outcome}
+        AuditEntry.objects.record_unknown("boot", at=now, count=count, **columns)
     except Error:
-        budget.give_back(reason, count)
+        budget.restore(reason, count)
         raise
 
 
-def _columns(asked: BootRequest, reason: Reason) -> dict[str, Any]:
-    details: dict[str, Any] = {"ip": str(asked.ip) if asked.ip else None, "user_agent": asked.user_agent}
-    if asked.mac is None:
-        details["mac"] = asked.raw_mac
-    details |= {name: dict(values) for name in ("params", "extra") if (values := getattr(asked, name))}
+def _columns(boot_request: BootRequest, reason: Reason) -> dict[str, Any]:
+    details: dict[str, Any] = {
+        "ip": str(boot_request.ip) if boot_request.ip else None,
+        "user_agent": boot_request.user_agent,
+    }
+    if boot_request.mac is None:
+        details["mac"] = boot_request.raw_mac
+    details |= {name: dict(values) for name in ("params", "extra") if (values := getattr(boot_request, name))}
     return {
-        "mac": asked.mac or "",
-        "source": str(asked.source) if asked.source else None,
+        "mac": boot_request.mac or "",
+        "source": str(boot_request.source) if boot_request.source else None,
         "outcome": reason.outcome,
         "reason": reason,
         "details": details,

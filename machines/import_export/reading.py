@@ -7,8 +7,8 @@ import csv
 import io
 import re
 
-from machines.bulk.php import is_php, read_php
-from machines.bulk.rows import BulkError, Contents, Problem, Row
+from machines.import_export.php import is_php, read_php
+from machines.import_export.rows import BulkError, Contents, Problem, Row
 
 #: What a table may have; only `name` must be there.
 COLUMNS = ("name", "macs", "networks", "uuid", "serial", "image", "notes")

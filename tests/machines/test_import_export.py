@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
-from machines.bulk import plan as planning
-from machines.bulk.exporting import table
-from machines.bulk.plan import Plan, plan, take_over
-from machines.bulk.reading import MAX_BYTES, read
-from machines.bulk.rows import BulkError, Contents
+from machines.import_export import plan as planning
+from machines.import_export.exporting import table
+from machines.import_export.plan import Plan, apply, plan
+from machines.import_export.reading import MAX_BYTES, read
+from machines.import_export.rows import BulkError, Contents
 from machines.models import Actor, AuditEntry, Machine, RescueImage, Sighting
 from tests.conftest import MAC
 
@@ -32,15 +32,15 @@ def text(*lines: str) -> bytes:
 
 
 def take(*lines: str) -> Any:
-    return take_over(read(text(*lines)), ALICE)
+    return apply(read(text(*lines)), ALICE)
 
 
 def wrong(contents: bytes) -> list[str]:
     """What is said of a file; nothing may have changed."""
-    before = [machine.described() for machine in Machine.objects.all()], AuditEntry.objects.count()
+    before = [machine.snapshot() for machine in Machine.objects.all()], AuditEntry.objects.count()
     with pytest.raises(BulkError) as raised:
-        take_over(read(contents), ALICE)
-    assert ([machine.described() for machine in Machine.objects.all()], AuditEntry.objects.count()) == before
+        apply(read(contents), ALICE)
+    assert ([machine.snapshot() for machine in Machine.objects.all()], AuditEntry.objects.count()) == before
     return [str(problem) for problem in raised.value.problems]
 
 
@@ -94,7 +94,7 @@ def test_machines_are_added_with_all_that_the_table_says(image: RescueImage) -> 
     )
     machine = Machine.objects.get()
     assert (len(done.added), len(done.changed), done.unchanged) == (1, 0, 0)
-    assert machine.described() == {
+    assert machine.snapshot() == {
         "name": "db01",
         "macs": [OTHER_MAC, "00:00:00:00:00:02"],
         "allowed_networks": ["192.0.2.0/24", "2001:db8::7"],
@@ -105,7 +105,7 @@ def test_machines_are_added_with_all_that_the_table_says(image: RescueImage) -> 
     }
     entry = AuditEntry.objects.get()
     assert (entry.action, entry.actor, entry.machine, entry.reason) == ("machine_added", "alice", "db01", "imported")
-    assert entry.details == machine.described()
+    assert entry.details == machine.snapshot()
     assert not Sighting.objects.exists()
 
 
@@ -121,7 +121,7 @@ def test_a_second_import_changes_nothing(machine: Machine, image: RescueImage) -
 def test_a_missing_column_leaves_what_there_is_and_an_empty_cell_empties_it(machine: Machine) -> None:
     machine.revise({"notes": "old", "identity": {"serial": "CZ1", "product": "Server 9"}}, ALICE)
     take("name,serial,networks", "web01,,")
-    changed = Machine.objects.get().described()
+    changed = Machine.objects.get().snapshot()
     assert (changed["notes"], changed["macs"]) == ("old", [MAC])
     assert (changed["identity"], changed["allowed_networks"]) == ({"product": "Server 9"}, [])
     entry = AuditEntry.objects.latest("pk")
@@ -132,14 +132,14 @@ def test_a_missing_column_leaves_what_there_is_and_an_empty_cell_empties_it(mach
 
 
 def test_two_machines_may_change_their_cards(machine: Machine) -> None:
-    Machine.objects.add("db01", macs=[OTHER_MAC], networks=[], actor=ALICE)
+    Machine.objects.add("db01", macs=[OTHER_MAC], allowed_networks=[], actor=ALICE)
     take("name,macs", f"web01,{OTHER_MAC}", f"db01,{MAC}")
     assert {one.name: one.macs.get().address for one in Machine.objects.all()} == {"web01": OTHER_MAC, "db01": MAC}
 
 
 def test_machines_that_are_not_in_the_file_are_left_alone(machine: Machine) -> None:
     take("name", "db01")
-    assert Machine.objects.get(name="web01").described()["macs"] == [MAC]
+    assert Machine.objects.get(name="web01").snapshot()["macs"] == [MAC]
 
 
 def test_all_that_is_wrong_is_said_at_once_by_line_and_nothing_is_changed(machine: Machine) -> None:
@@ -183,7 +183,7 @@ def test_what_somebody_else_does_meanwhile_makes_it_fail_as_a_whole(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = plan(read(text("name,macs", f"db01,{OTHER_MAC}")))
-    Machine.objects.add("db02", macs=[OTHER_MAC], networks=[], actor=ALICE)
+    Machine.objects.add("db02", macs=[OTHER_MAC], allowed_networks=[], actor=ALICE)
     monkeypatch.setattr(planning, "plan", lambda contents, may_switch: known)
     assert "Somebody else changed these machines meanwhile" in wrong(text("name,macs", f"db01,{OTHER_MAC}"))[0]
 
@@ -215,7 +215,7 @@ def test_what_is_exported_changes_nothing_when_imported(machine: Machine, image:
     machine.revise({"image": image, "identity": {"serial": "CZ1"}, "notes": '=1+1, "x";\n- two'}, ALICE)
     lines = "".join(table(Machine.objects.for_lists()))
     assert "'=1+1" in lines
-    again = take_over(read(lines.encode()), ALICE)
+    again = apply(read(lines.encode()), ALICE)
     assert (again.added, again.changed, again.unchanged) == ([], [], 1)
 
 
@@ -239,7 +239,7 @@ class TestRoundTrip(TestCase):
             identity["uuid"] = uuid
         # As it may stand in the database since before values had one form.
         Machine.objects.create(name="web01", notes=notes, identity=identity)
-        again = take_over(read("".join(table(Machine.objects.for_lists())).encode()), ALICE)
+        again = apply(read("".join(table(Machine.objects.for_lists())).encode()), ALICE)
         machine = Machine.objects.get()
         assert (again.unchanged, machine.notes, machine.identity) == (1, notes, identity)
 

@@ -15,15 +15,15 @@ from django.db import IntegrityError, connection, transaction
 
 from machines import smbios
 from machines.addresses import AddressError, normalise_mac, normalise_network
-from machines.bulk.rows import BulkError, Contents, Problem, Row
-from machines.bulk.statements import Statements, next_numbers
+from machines.import_export.rows import BulkError, Contents, Problem, Row
+from machines.import_export.statements import Statements, next_numbers
 from machines.models import Actor, AllowedNetwork, AuditEntry, MACAddress, Machine, Rescue, RescueImage, Sighting
 from machines.models.audit import differences
 from machines.models.identity import check_identity
 from machines.models.machine import ENABLE_RESCUE, MachineLockedError
 
 _BATCH = 500
-#: A machine of which nothing is said; as `Machine.described`.
+#: A machine of which nothing is said; as `Machine.snapshot`.
 _NEW: dict[str, Any] = {
     "name": "",
     "macs": [],
@@ -98,7 +98,7 @@ def plan(contents: Contents, *, may_switch: bool = True) -> Plan:
     return _Planner(contents, may_switch).plan()
 
 
-def take_over(contents: Contents, actor: Actor) -> Plan:
+def apply(contents: Contents, actor: Actor) -> Plan:
     """Do what `plan` tells, with an audit entry for each machine. Raises BulkError; then nothing was changed.
 
     SQLite has one writer, and machines that boot wait for it: there the plan is made before, and made again only where
@@ -180,7 +180,7 @@ class _Planner:
 
     def _change(self, row: Row, name: str) -> Change:
         machine = self.there.get(name.lower())
-        before = machine.described() if machine else None
+        before = machine.snapshot() if machine else None
         after = dict(before or _NEW)
         after["name"] = name
         after |= self._addresses(row, "macs", "macs", normalise_mac)
@@ -265,7 +265,7 @@ class _Planner:
 
 
 def _machines() -> Iterator[Machine]:
-    yield from Machine.objects.select_related("image").prefetch_related("macs", "networks")
+    yield from Machine.objects.select_related("image").prefetch_related("macs", "allowed_networks")
 
 
 def _statements(planned: Plan, actor: Actor) -> Statements:
@@ -304,7 +304,7 @@ def _parts(statements: Statements, planned: Plan, model: Any, column: str, name:
     gone = [
         part.pk
         for change in planned.changed
-        for part in (change.machine.macs if model is MACAddress else change.machine.networks).all()
+        for part in (change.machine.macs if model is MACAddress else change.machine.allowed_networks).all()
         if getattr(part, column) not in change.after[name]
     ]
     statements.delete(model, "id", gone)

@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from machines.admin.auditing import actor_of
 from machines.models import Actor, Machine, Rescue, RescueImage, SSHKey
-from machines.models.rescue_terms import NoActiveRescueError, RescueError, RescueOrder
+from machines.models.rescue_terms import NoActiveRescueError, RescueError, RescueRequest
 from machines.models.turns import in_turns
 
 PERMISSION = "machines.enable_rescue"
@@ -30,7 +30,7 @@ MAX_DIGITS = 19
 
 
 class EnableForm(forms.Form):
-    """What staff choose; the fields of a RescueOrder."""
+    """What staff choose; the fields of a RescueRequest."""
 
     image = forms.ModelChoiceField(RescueImage.objects.all(), required=False)
     lifetime = forms.ChoiceField(
@@ -69,9 +69,9 @@ class EnableForm(forms.Form):
             self.order().checked(timezone.now())
         return values
 
-    def order(self) -> RescueOrder:
+    def order(self) -> RescueRequest:
         names = ("image", "lifetime", "expires_at", "reason", "password")
-        return RescueOrder(**{name: self.cleaned_data[name] for name in names})
+        return RescueRequest(**{name: self.cleaned_data[name] for name in names})
 
 
 class DisableForm(forms.Form):
@@ -94,7 +94,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
-class Prospect:
+class PlannedSwitch:
     """What switching would do to one machine."""
 
     machine: Machine
@@ -103,7 +103,7 @@ class Prospect:
 
     @property
     def state(self) -> str:
-        return self.rescue.standing().state if self.rescue else "local"
+        return self.rescue.status_at().state if self.rescue else "local"
 
 
 class RescueSwitch:
@@ -137,7 +137,7 @@ class RescueSwitch:
         form = EnableForm(request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
             outcomes = _enable(machines, form.order(), actor_of(request))
-            _tell(request, outcomes, "armed (switch off and on now)")
+            add_messages(request, outcomes, "armed (switch off and on now)")
             return self._passwords_page(request, outcomes) if outcomes.passwords else _done(machines)
         return self._page(request, machines, form, "enable")
 
@@ -147,7 +147,7 @@ class RescueSwitch:
         form = DisableForm(request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
             outcomes = _disable(machines, form.cleaned_data["reason"], actor_of(request))
-            _tell(request, outcomes, "ended (the next power-on boots the disk)")
+            add_messages(request, outcomes, "ended (the next power-on boots the disk)")
             return _done(machines)
         return self._page(request, machines, form, "disable")
 
@@ -158,7 +158,7 @@ class RescueSwitch:
         machines = self._chosen(request)
         if not machines:
             raise Http404("These machines are gone.")
-        _tell(request, _try_again(machines, actor_of(request)), "is tried again (switch off and on now)")
+        add_messages(request, _try_again(machines, actor_of(request)), "is tried again (switch off and on now)")
         return _done(machines)
 
     def _passwords_page(self, request: HttpRequest, outcomes: Outcomes) -> HttpResponse:
@@ -186,7 +186,7 @@ class RescueSwitch:
             return HttpResponseRedirect(reverse("admin:machines_machine_changelist"))
         default = RescueImage.objects.default()
         prospects = [
-            Prospect(machine, machine.active_rescue(), machine.image or default)
+            PlannedSwitch(machine, machine.active_rescue(), machine.image or default)
             for machine in Machine.objects.for_lists().filter(pk__in=machines.values("pk"))
         ]
         names = f"{len(prospects)} machines" if len(prospects) > 1 else prospects[0].machine.name
@@ -203,7 +203,7 @@ class RescueSwitch:
         return TemplateResponse(request, "machines/switch.html", context)
 
 
-def _enable(machines: Iterable[Machine], order: RescueOrder, actor: Actor) -> Outcomes:
+def _enable(machines: Iterable[Machine], order: RescueRequest, actor: Actor) -> Outcomes:
     outcomes = Outcomes()
     for machine in in_turns(machines):
         try:
@@ -244,7 +244,7 @@ def _for_each(machines: Iterable[Machine], change: Callable[[Rescue], None]) -> 
     return outcomes
 
 
-def _tell(request: HttpRequest, outcomes: Outcomes, what: str) -> None:
+def add_messages(request: HttpRequest, outcomes: Outcomes, what: str) -> None:
     """One message for all that was done, and one for each machine that was not, as far as people read."""
     if outcomes.done:
         messages.success(request, f"Rescue {what} for {', '.join(outcomes.done)}.")

@@ -13,10 +13,10 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
 from machines.admin.auditing import actor_of
-from machines.bulk.exporting import table
-from machines.bulk.plan import Plan, plan, take_over
-from machines.bulk.reading import COLUMNS, decode, read
-from machines.bulk.rows import BulkError, Problem
+from machines.import_export.exporting import table
+from machines.import_export.plan import Plan, apply, plan
+from machines.import_export.reading import COLUMNS, decode, read
+from machines.import_export.rows import BulkError, Problem
 from machines.models import Machine
 from machines.models.machine import ENABLE_RESCUE
 
@@ -81,7 +81,7 @@ class MachineTables:
 
     def _confirmed(self, request: HttpRequest, contents: str) -> HttpResponse:
         try:
-            done = take_over(read(contents.encode()), actor_of(request))
+            done = apply(read(contents.encode()), actor_of(request))
         except BulkError as error:
             # What was shown does not hold any more.
             return self._import_page(request, form=UploadForm(), problems=error.problems)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 RATE, BURST = 20.0, 200.0
 
 
-class StrangerBudget:
+class UnknownClientLimiter:
     """A token bucket for writes, with a count of what found it empty."""
 
     def __init__(self, rate: float = RATE, burst: float = BURST, clock: Callable[[], float] = time.monotonic) -> None:
@@ -22,13 +22,13 @@ class StrangerBudget:
         self._unwritten: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def spend(self, reason: str) -> int:
+    def acquire(self, reason: str) -> int:
         """Ask to write for one request. Returns how many requests the write must count, 0 where it may not be made."""
         with self._lock:
             self._unwritten[reason] += 1
-        return self.collect(reason)
+        return self.flush(reason)
 
-    def collect(self, reason: str) -> int:
+    def flush(self, reason: str) -> int:
         """Ask to write for requests that are not counted yet. Returns their number, 0 where it may not be made."""
         with self._lock:
             now = self._clock()
@@ -39,7 +39,7 @@ class StrangerBudget:
             self._left -= 1
             return self._unwritten.pop(reason)
 
-    def give_back(self, reason: str, count: int) -> None:
+    def restore(self, reason: str, count: int) -> None:
         """The write failed: its requests are counted by a later one."""
         with self._lock:
             self._unwritten[reason] += count

@@ -9,10 +9,10 @@ from django.contrib.auth.models import Permission, User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
-from machines.admin.tables import MAX_UPLOAD
+from machines.admin.import_export import MAX_UPLOAD
 from machines.models import AuditEntry, Machine, Rescue, RescueImage
 from machines.models.audit import Actor
-from machines.models.rescue_terms import RescueOrder
+from machines.models.rescue_terms import RescueRequest
 from tests.conftest import MAC
 from tests.machines.support import body
 
@@ -89,7 +89,7 @@ def test_importing_needs_to_add_and_to_change(
 def test_addresses_of_a_machine_in_rescue_are_for_those_who_may_switch(
     client: Client, machine: Machine, image: RescueImage
 ) -> None:
-    Rescue.objects.enable(machine, RescueOrder(), Actor("alice"))
+    Rescue.objects.enable(machine, RescueRequest(), Actor("alice"))
     may(client, "add_machine", "change_machine", "view_machine")
     page = upload(client, f"name,macs\nweb01,{OTHER_MAC}\n").content.decode()
     assert "Line 2: A rescue of web01 is active" in page
@@ -98,7 +98,7 @@ def test_addresses_of_a_machine_in_rescue_are_for_those_who_may_switch(
 
 
 def test_the_export_is_what_the_list_shows(admin_client: Client, machine: Machine) -> None:
-    Machine.objects.add("db01", macs=[OTHER_MAC], networks=[], actor=Actor("alice"))
+    Machine.objects.add("db01", macs=[OTHER_MAC], allowed_networks=[], actor=Actor("alice"))
     assert len(body(admin_client.get(EXPORT)).splitlines()) == 3
     found = body(admin_client.get(EXPORT, {"q": "db"})).decode().splitlines()
     assert found[1:] == [f"db01,{OTHER_MAC},,,,,"]

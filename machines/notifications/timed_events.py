@@ -26,7 +26,7 @@ class _Happened(NamedTuple):
     rescue: Rescue
 
 
-def announce_what_time_did(now: datetime | None = None) -> None:
+def queue_timed_events(now: datetime | None = None) -> None:
     """Queue what is to be told of rescues that have expired, came up silently, or are overdue at `now`.
 
     As often as one likes: each is told once. Nothing of a rescue is changed.
@@ -69,15 +69,15 @@ def _expired(now: datetime) -> Iterator[_Happened]:
 
 
 def _silently_up(now: datetime) -> Iterator[_Happened]:
-    for rescue in _unended().standing_as(State.UP, now).filter(state=State.BOOTING):
-        if up_at := rescue.standing(now).up_at:
+    for rescue in _unended().with_status(State.UP, now).filter(state=State.BOOTING):
+        if up_at := rescue.status_at(now).up_at:
             yield _Happened(Event.UP, f"{Event.UP}:{rescue.pk}:{up_at.isoformat()}", up_at, rescue)
 
 
 def _waiting(now: datetime, rules: Iterable[NotificationRule]) -> Iterator[_Happened]:
     longest = max(rule.overdue_minutes for rule in rules if Event.OVERDUE in rule.events)
     since = now - _NEWS - timedelta(minutes=longest)
-    waiting = _unended().standing_as(State.ARMED, now) | _unended().standing_as(State.BOOTING, now)
+    waiting = _unended().with_status(State.ARMED, now) | _unended().with_status(State.BOOTING, now)
     for rescue in waiting.filter(Q(enabled_at__gt=since) | Q(served_at__gt=since)):
         began = _waited_for_since(rescue)
         yield _Happened(Event.OVERDUE, f"{Event.OVERDUE}:{rescue.pk}:{began.isoformat()}", began, rescue)

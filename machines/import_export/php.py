@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum, auto
 
 from machines.addresses import AddressError, macs_in, normalise_mac
-from machines.bulk.rows import BulkError, Contents, Problem, Row
+from machines.import_export.rows import BulkError, Contents, Problem, Row
 
 _OPEN = re.compile(r"<\?(?:php\b|=|(?!xml\b))", re.IGNORECASE)
 # Each alternative matches to the end of the file where its own end is missing: nothing is ever read twice.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 
-from machines.bulk.reading import COLUMNS, FORMULA
+from machines.import_export.reading import COLUMNS, FORMULA
 from machines.models import Machine
 
 
@@ -22,7 +22,7 @@ def table(machines: Iterable[Machine]) -> Iterator[str]:
         values = {
             "name": machine.name,
             "macs": " ".join(mac.address for mac in machine.macs.all()),
-            "networks": " ".join(allowed.network for allowed in machine.networks.all()),
+            "networks": " ".join(allowed.network for allowed in machine.allowed_networks.all()),
             "uuid": machine.identity.get("uuid", ""),
             "serial": machine.identity.get("serial", ""),
             "image": machine.image.name if machine.image else "",
