@@ -273,7 +273,8 @@ def test_a_change_leaves_what_was_and_what_is_in_the_audit_log(admin_client: Cli
         **{
             "macs-TOTAL_FORMS": "1", "macs-INITIAL_FORMS": "1", "macs-0-id": mac.pk, "macs-0-machine": machine.pk,
             "macs-0-address": MAC,
-            "allowed_networks-TOTAL_FORMS": "1", "allowed_networks-INITIAL_FORMS": "1", "allowed_networks-0-id": network.pk,
+            "allowed_networks-TOTAL_FORMS": "1", "allowed_networks-INITIAL_FORMS": "1",
+            "allowed_networks-0-id": network.pk,
             "allowed_networks-0-machine": machine.pk, "allowed_networks-0-network": "0.0.0.0/0",
         },
     )  # fmt: skip
