@@ -247,7 +247,7 @@ def test_who_adds_images_does_not_take_the_defaults_place(image: RescueImage, lo
         chain = {"chain_script": "#!ipxe\nexit\n"} if "api" in path else {"chain_script": "#!ipxe\r\nexit\r\n"}
         response = client.post(path, order | chain)
         assert response.status_code == 403
-        assert "tiny is the default image" in response.content.decode()
+        assert "Only who may change images" in response.content.decode()
     assert RescueImage.objects.get().is_default
 
 

@@ -182,10 +182,12 @@ class RescueImageAdmin(AuditedAdmin):
         image = self.get_object(request, object_id) if request.method == "GET" else None
         if image and self.has_delete_permission(request, image):
             names = [machine.name for machine in image.machines.all()[: MACHINES_NAMED + 1]]
-            if names:
+            if names and request.user.has_perm("machines.view_machine"):
                 more = " and more" if len(names) > MACHINES_NAMED else ""
-                told = f"Rescued with the default image instead would be {', '.join(names[:MACHINES_NAMED])}{more}."
-                messages.warning(request, told)
+                named = f"{', '.join(names[:MACHINES_NAMED])}{more}"
+                messages.warning(request, f"These machines will use the default image instead: {named}.")
+            elif names:
+                messages.warning(request, "Some machines use this image. They will use the default image instead.")
         return super().delete_view(request, object_id, extra_context)
 
     @admin.display(description="files")

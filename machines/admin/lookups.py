@@ -1,7 +1,7 @@
-"""What a list may be asked for in its address: what it offers there, and nothing else.
+"""What the admin's addresses and pages give away: what a list offers, and what their reader may view.
 
 Django's own admin takes every look-up of every field of the list's model: also those that read a secret letter by
-letter, or that run a pattern for minutes.
+letter, or that run a pattern for minutes. Its forms and questions name objects of other pages, whoever reads them.
 """
 
 from __future__ import annotations
@@ -83,6 +83,20 @@ class OfferedLookups(admin.ModelAdmin[Any]):
         """What a search leaves of `queryset`; whether it may hold a row twice."""
         return super().get_search_results(request, queryset, text)
 
+    def get_field_queryset(self, db: str | None, db_field: Any, request: HttpRequest) -> models.QuerySet[Any] | None:
+        """Of objects that the reader may not view, a form knows only those that are chosen already."""
+        related = self.admin_site._registry.get(db_field.remote_field.model)
+        if related is None or related.has_view_permission(request):
+            return super().get_field_queryset(db, db_field, request)
+        mine = self.model._default_manager.filter(pk=_page_of(request) or 0)
+        chosen: models.QuerySet[Any] = db_field.remote_field.model._default_manager.all()
+        return chosen.filter(pk__in=mine.values(db_field.name))
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """What goes with the objects is counted, not named: it may be of pages that the reader may not view."""
+        _, counts, missing, protected = super().get_deleted_objects(objs, request)
+        return [str(obj) for obj in objs], counts, missing, protected
+
     def response_action(self, request: HttpRequest, queryset: models.QuerySet[Any], *args: Any, **kwargs: Any) -> Any:
         if not all(_is_number(pk, _DIGITS) for pk in request.POST.getlist(ACTION_CHECKBOX_NAME)):
             raise BadRequest("What was chosen is no row of this list.")
@@ -101,6 +115,12 @@ def _of_field(model: type[models.Model], path: str) -> Iterator[str]:
         yield f"{path}__exact"
     else:
         yield path
+
+
+def _page_of(request: HttpRequest) -> int | None:
+    """The primary key of the object whose page was asked for."""
+    asked = str(request.resolver_match.kwargs.get("object_id", "")) if request.resolver_match else ""
+    return int(asked) if _is_number(asked, _DIGITS) else None
 
 
 def _is_number(text: str, digits: int = 4) -> bool:

@@ -209,6 +209,11 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
         # Deleting ends a rescue.
         return super().has_delete_permission(request, obj) and may_touch(request, obj)
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        # Who may delete a machine may delete what is part of it, and the note of what is in its cards.
+        shown, counts, _, protected = super().get_deleted_objects(objs, request)
+        return shown, counts, set(), protected
+
     def delete_model(self, request: HttpRequest, obj: Machine) -> None:
         obj.delete_audited(actor_of(request))
 
@@ -359,4 +364,6 @@ def _listed(formsets: Any, model: Any, column: str) -> list[str]:
 
 def _sighting(request: HttpRequest) -> Sighting | None:
     pk = request.GET.get("sighting", "")
+    if not admin.site._registry[Sighting].has_view_permission(request):
+        return None
     return Sighting.objects.filter(pk=pk).first() if pk.isascii() and pk.isdigit() and len(pk) < MAX_DIGITS else None

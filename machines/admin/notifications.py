@@ -66,7 +66,7 @@ class NotificationRuleAdmin(OfferedLookups):
             None,
             {
                 "fields": ("name", "is_active"),
-                "description": "A rule tells what its owner may see. Whoever saves it becomes its owner.",
+                "description": "A rule tells what its owner may see. Whoever changes where it goes becomes its owner.",
             },
         ),
         ("What is told", {"fields": ("events", "overdue_minutes", "all_machines", "machines")}),
@@ -198,6 +198,11 @@ class DeliveryAdmin(OfferedLookups):
         "event", "machine", "rule_name", "text", "status", "created_at", "delivered_at", "next", "all_tries",
         "message_id", "message",
     )  # fmt: skip
+
+    def get_list_filter(self, request: HttpRequest) -> Any:
+        offered = super().get_list_filter(request)
+        may_view_rules = self.admin_site._registry[NotificationRule].has_view_permission(request)
+        return offered if may_view_rules else [one for one in offered if one != "rule"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
         return Delivery.objects.visible_to(request.user)

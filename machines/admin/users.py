@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db import models, transaction
@@ -45,6 +46,16 @@ class AuditedUserAdmin(AuditedAdmin, UserAdmin[User]):
         users: models.QuerySet[User] = super().get_queryset(request)
         return users if request.user.is_superuser else users.filter(is_superuser=False)
 
+    def get_fieldsets(self, request: HttpRequest, obj: User | None = None) -> Any:
+        sets = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return sets
+        # Django shows the first digits of the hash.
+        return [
+            (name, {**options, "fields": [field for field in options["fields"] if field != "password"]})
+            for name, options in sets
+        ]
+
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
         fixed = super().get_readonly_fields(request, obj)
         return fixed if request.user.is_superuser else (*fixed, *_POWERS)
@@ -63,14 +74,15 @@ class AuditedUserAdmin(AuditedAdmin, UserAdmin[User]):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         user = self.get_object(request, object_id)
-        if user and request.method == "GET" and not self._may_touch(request, user):
+        may_change_others = super().has_change_permission(request)
+        if user and request.method == "GET" and may_change_others and not self._may_touch(request, user):
             messages.info(request, f"{user} holds a right that you lack, so you cannot change this account.")
         return super().change_view(request, object_id, form_url, extra_context)
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002 - Django's name
         """Django's own; what logs in beside the password ends with it, where somebody else sets it."""
         with transaction.atomic():
-            before = self.get_object(request, id)
+            before = self.get_object(request, unquote(id))
             response = super().user_change_password(request, id, form_url)
             if before and before.pk != request.user.pk:
                 after = User.objects.get(pk=before.pk)

@@ -162,7 +162,16 @@ class _Planner:
             seen[name.lower()] = row.line
             changes.append(self._change(row, name))
         self._check_macs(changes)
+        held = {
+            value: machine.pk
+            for machine in self.there.values()
+            if machine.pk in self.locked
+            for value in smbios.telling(machine.identity)
+        }
         for change in changes:
+            told = smbios.telling(change.after["identity"]) if "identity" in change.differing else ()
+            if any(held.get(value, change.machine.pk) != change.machine.pk for value in told):
+                self._wrong(change.row, "A machine whose rescue is active is told from others by this.")
             if change.machine.pk in self.locked and {*change.differing} - {"notes"}:
                 self._wrong(change.row, str(MachineLockedError(change.machine.name)))
         if self.problems:

@@ -41,6 +41,11 @@ class Actor:
     def of_user(cls, user: AbstractBaseUser | AnonymousUser, source: str | None = None) -> Actor:
         return cls(user.get_username(), user.pk, source, user)
 
+    @property
+    def is_superuser(self) -> bool:
+        """Whether nothing limits them: a superuser, or whoever is at the command line."""
+        return self.user is None or bool(getattr(self.user, "is_superuser", False))
+
     def may(self, permission: str) -> bool:
         """Whether they have a permission, such as `machines.enable_rescue`."""
         return self.user is None or self.user.has_perm(permission)  # type: ignore[union-attr]

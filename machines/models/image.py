@@ -429,7 +429,7 @@ class RescueImage(models.Model):
     def make_default(self, actor: Actor) -> None:
         """Let this image be the default, and no other; nothing where it is already.
 
-        Raises PermissionDenied where `actor` may not change images, and another one is the default.
+        Raises PermissionDenied where `actor` may not change images, and there are others.
         """
         if self.is_default:
             return
@@ -438,8 +438,9 @@ class RescueImage(models.Model):
 
     def _make_default(self, actor: Actor) -> None:
         former = RescueImage.objects.default()
-        if former and not actor.may("machines.change_rescueimage"):
-            raise PermissionDenied(f"{former} is the default image: who takes its place must be allowed to change it.")
+        # Without a default, machines that name no image would boot this one from now on.
+        if RescueImage.objects.exclude(pk=self.pk).exists() and not actor.may("machines.change_rescueimage"):
+            raise PermissionDenied("Only who may change images can make one the default.")
         AuditEntry.objects.record(
             "default_image_changed",
             actor=actor,

@@ -76,6 +76,7 @@ class MachineQuerySet(models.QuerySet["Machine"]):
             machine = Machine(name=name, image=image, identity=identity or {}, notes=notes)
             machine._set_rescue_network(rescue_network or {})
             machine.full_clean()
+            machine.check_identity_is_free(actor)
             machine.save(force_insert=True)
             machine._set_macs(macs)
             machine._set_allowed_networks(allowed_networks)
@@ -323,12 +324,14 @@ class Machine(models.Model):
             Machine.objects.lock(self)
             # As it is now, not as it was read.
             self.refresh_from_db()
-            before, is_locked = self.snapshot(), self.is_locked_for(actor)
+            before, told, is_locked = self.snapshot(), self.identity, self.is_locked_for(actor)
             for name in ("name", "image", "identity", "notes"):
                 setattr(self, name, values.get(name, getattr(self, name)))
             if "rescue_network" in values:
                 self._set_rescue_network(values["rescue_network"])
             self.full_clean()
+            if self.identity != told:
+                self.check_identity_is_free(actor)
             self.save()
             if "macs" in values:
                 self._set_macs(values["macs"])
@@ -427,6 +430,21 @@ class Machine(models.Model):
         Ask in a transaction that holds the machine's row: then no rescue is enabled before the change is made.
         """
         return not actor.may(ENABLE_RESCUE) and self.rescues.active().exists()
+
+    def check_identity_is_free(self, actor: Actor) -> None:
+        """Raise ValidationError where this identity would make a machine unverified whose rescue is active.
+
+        Its rescue would lose its password, by somebody who may not enable rescues.
+        """
+        told = smbios.telling(self.identity)
+        if not told or actor.may(ENABLE_RESCUE):
+            return
+        from machines.models.rescue import Rescue
+
+        in_rescue = Machine.objects.filter(pk__in=Rescue.objects.active().values("machine")).exclude(pk=self.pk)
+        for identity in in_rescue.exclude(identity={}).values_list("identity", flat=True):
+            if told & smbios.telling(identity):
+                raise ValidationError({"identity": "A machine whose rescue is active is told from others by this."})
 
     def may_be_changed_by(self, user: AbstractBaseUser | AnonymousUser) -> bool:
         """Whether the user may change who this machine is: while its rescue is active, that says what it starts."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.validators import validate_email
 from django.db import models, transaction
 from django.db.models import F, Q
@@ -157,19 +157,29 @@ class NotificationRule(models.Model):
             self.record("added", actor, self.snapshot())
         return self.secret
 
+    def _goes_to(self) -> tuple[str, str, list[str]]:
+        return self.kind, self.url, self.addresses
+
+    def _is_orphan(self) -> bool:
+        return bool(self.owner_name) and (self.owner is None or not self.owner.is_active)
+
     def _belongs_to(self, actor: Actor) -> None:
         self.owner_id = actor.user_pk
         self.owner_name = actor.name if actor.user_pk else ""
 
     def objection_to_telling(self, event: str, action: str = "") -> str:
         """Why its owner is not told of `event`, empty where they are. `action` is the audit entry's."""
+        if not self.is_active and event != events.TEST:
+            return "The rule is not active."
         if not self.owner_name:
             return ""
         if self.owner is None or not self.owner.is_active:
-            return f"{self.owner_name}, whose rule it is, has no active account. Whoever saves the rule is its owner."
+            return (
+                f"{self.owner_name}, whose rule it is, has no active account. Whoever saves the rule as active owns it."
+            )
         rights = events.needed_rights(event, action)
         if rights and not any(self.owner.has_perm(right) for right in rights):
-            return f"{self.owner_name}, whose rule it is, may not see this. Whoever saves the rule is its owner."
+            return f"{self.owner_name}, whose rule it is, may not see this. Whoever sets its address owns it."
         return ""
 
     def check_with(self, machines: Iterable[Machine]) -> None:
@@ -215,10 +225,13 @@ class NotificationRule(models.Model):
             NotificationRule.objects.select_for_update().get(pk=self.pk)
             self.refresh_from_db()
             before, url, owner = self.snapshot(), self.url, self.owner_id
-            # Or somebody would be told, at an address of theirs, what another may see.
-            self._belongs_to(actor)
+            goes_to = self._goes_to()
             for name, value in values.items():
                 setattr(self, name, value)
+            # Who says where it goes is the limit: nobody else's rights may feed an address of theirs. A rule whose
+            # owner is gone is taken over by whoever saves it as active.
+            if goes_to != self._goes_to() or (self.is_active and self._is_orphan()):
+                self._belongs_to(actor)
             self.check_with(self.machines.all() if machines is None else machines)
             self.changed_at = timezone.now()
             self.save()
@@ -241,7 +254,14 @@ class NotificationRule(models.Model):
             self.delete()
 
     def renew_secret(self, actor: Actor) -> str:
-        """Let what is sent from now on be signed with another secret, which is returned."""
+        """Let what is sent from now on be signed with another secret, which is returned.
+
+        Raises PermissionDenied for the rule of somebody else: who knows its secret could write in its name.
+        """
+        if self.owner_id not in {None, actor.user_pk} and not actor.is_superuser:
+            raise PermissionDenied(
+                f"This rule belongs to {self.owner_name}. Only its owner or a superuser can do this."
+            )
         with transaction.atomic():
             self.secret = webhook.new_secret()
             self.save(update_fields=["secret"])
@@ -311,7 +331,9 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         actor = Actor.of_user(user)
         seen = Q(event=events.TEST)
         if any(map(actor.may, events.needed_rights(Event.ENABLED))):
-            seen |= ~Q(event__in=[events.TEST, *events.JOB_EVENTS])
+            seen |= ~Q(event__in=[events.TEST, Event.DAMAGED, *events.JOB_EVENTS])
+        if any(map(actor.may, events.needed_rights(Event.DAMAGED))):
+            seen |= Q(event=Event.DAMAGED)
         for action, rights in events.JOB_RIGHTS.items():
             if any(map(actor.may, rights)):
                 seen |= Q(event__in=events.JOB_EVENTS, payload__data__audit__action=action)

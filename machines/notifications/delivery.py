@@ -60,7 +60,8 @@ def _deliver_in_order(messages: list[Delivery]) -> int:
             break
         if not message.claim(timezone.now()):
             continue
-        # As it is now: when it was queued, its owner might still see it.
+        # As it is now: when it was queued, or this turn began, its owner might still see it.
+        message.rule = NotificationRule.objects.select_related("owner").filter(pk=message.rule_id or 0).first()
         if message.rule and (why := message.rule.objection_to_telling(message.event, message.action)):
             message.give_up(timezone.now(), why)
             continue

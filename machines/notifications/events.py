@@ -55,6 +55,7 @@ JOB_RIGHTS = {
 }
 JOB_EVENTS = (Event.JOB_FINISHED, Event.JOB_FAILED)
 _RESCUE_RIGHTS = ("machines.view_machine",)
+_IMAGE_RIGHTS = ("machines.view_rescueimage",)
 #: Without it, an event comes without its audit entry.
 AUDIT_RIGHT = "machines.view_auditentry"
 _END_CAUSES = {
@@ -82,6 +83,8 @@ def needed_rights(event: str, action: str = "") -> tuple[str, ...]:
     """The permissions of which one lets a person be told of `event`; none for a test. `action`: the audit entry's."""
     if event in JOB_EVENTS:
         return JOB_RIGHTS.get(action, ())
+    if event == Event.DAMAGED:
+        return _IMAGE_RIGHTS
     return () if event == TEST else _RESCUE_RIGHTS
 
 

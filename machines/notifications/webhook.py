@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import html
 import http.client
+import re
 import secrets
 import socket
 import ssl
@@ -17,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from machines.addresses import IPAddress, IPNetwork, parse_ip
 from machines.notifications.reachable import objection
@@ -138,8 +140,19 @@ def post(target: Target, body: bytes, headers: Mapping[str, str], allowed: Seque
         redirect = ", a redirect, which is not followed" if 300 <= response.status < 400 else ""
         text = "".join(c for c in said.decode("utf-8", "replace") if c.isprintable()).strip()
         answer = f"{response.status} {response.reason}{redirect}"
+        # Many servers repeat the path in what they answer, and it may be a secret.
+        answer, text = (_without_path(told, target.path) for told in (answer, text))
         raise DeliveryError(f"{target.origin} answered {answer}" + (f": {text}" if text else ""), response.status)
     return response.status
+
+
+def _without_path(text: str, path: str) -> str:
+    """`text` without any part of `path` that may be a secret, as it stands there, quoted for HTML or decoded."""
+    parts = {part for part in re.split(r"[/?&=]", path) if len(part) > 3}
+    for part in sorted({path, *parts} - {"/"}, key=len, reverse=True):
+        for form in {part, unquote(part), html.escape(part), html.escape(unquote(part))}:
+            text = text.replace(form, "…")
+    return text
 
 
 def _connected(target: Target, addresses: Sequence[IPAddress], watchdog: _Watchdog) -> http.client.HTTPConnection:

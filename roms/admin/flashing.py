@@ -236,6 +236,8 @@ class FlashJobAdmin(JobAdmin):
         if not self.has_add_permission(request):
             raise PermissionDenied
         form = FlashForm(request.POST if request.method == "POST" else None, initial=self._initial(request))
+        if not self.admin_site._registry[Machine].has_view_permission(request):
+            form.fields["machine"].queryset = Machine.objects.none()  # type: ignore[attr-defined]
         if request.method == "POST" and form.is_valid():
             try:
                 job = form.job().submit_confirmed(actor_of(request), form.cleaned_data["confirm"])

@@ -73,8 +73,6 @@ def test_a_rule_is_changed_with_its_machines(admin_client: Client, rule: Notific
     assert admin_client.post(f"{ADMIN}{rule.pk}/change/", changed).status_code == 302
     entry = AuditEntry.objects.get(action="notificationrule_changed")
     assert entry.details["after"] == {
-        # Whoever changes a rule is its owner: it tells what they may see.
-        "owner": "admin",
         "events": ["rescue.up", "job.failed"],
         "all_machines": False,
         "machines": ["web01"],
