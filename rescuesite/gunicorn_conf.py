@@ -8,6 +8,7 @@ from typing import Any
 from machines.boot.redaction import RedactTokens
 from rescuesite.serving import sides
 from rescuesite.serving.handover import Handover
+from rescuesite.serving.sides import Reload
 
 bind = os.environ.get("RESCUESITE_BIND") or "127.0.0.1:8000"
 wsgi_app = "rescuesite.wsgi:application"
@@ -50,15 +51,25 @@ def on_starting(server: Any) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (_files, _most_files))
     # Here, so that what is queued for staff outlives each worker.
     server.handover = Handover()
+    server.reload_progress = Reload()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
     sides.assign(worker, server.WORKERS.values())
-    worker.handover = server.handover
+    worker.handover, worker.reload = server.handover, server.reload_progress
+    worker.reload.enrol(worker)
+
+
+def post_worker_init(worker: Any) -> None:
+    worker.reload.ready(worker)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    worker.reload.ended(worker)
 
 
 def on_reload(server: Any) -> None:
-    sides.delete_audited(server.WORKERS.values())
+    server.reload_progress.begin(server.WORKERS.values())
 
 
 def when_ready(server: Any) -> None:

@@ -44,13 +44,20 @@ LogIn = Callable[..., Client]
 # Accounts
 
 
-def test_who_enabled_a_rescue_and_lost_the_right_gets_no_key_into_it(machine: Machine, image: RescueImage) -> None:
+def test_an_account_whose_keys_are_in_a_rescue_is_touched_by_nobody_without_the_right(
+    machine: Machine, image: RescueImage, log_in: LogIn
+) -> None:
     alice = user("alice", "enable_rescue", "view_machine")
     rescue = Rescue.objects.enable(machine, RescueRequest(lifetime="persistent"), Actor.of_user(alice))
-    key = key_of(alice)
-    assert list(rescue.authorized_keys()) == [key]
     alice.user_permissions.clear()
+    bob, password = log_in("view_user", "change_user"), {"password1": NEW, "password2": NEW}
+    assert bob.post(f"/admin/auth/user/{alice.pk}/password/", password).status_code == 403
+    key_of(alice)
+    alice.is_active = False
+    alice.save()
     assert not rescue.authorized_keys().exists()
+    rescue.disable(ALICE)
+    assert bob.post(f"/admin/auth/user/{alice.pk}/password/", password).status_code == 302
 
 
 def test_a_quoted_number_saves_no_tokens_from_a_new_password(log_in: LogIn) -> None:

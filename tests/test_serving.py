@@ -62,6 +62,7 @@ def test_an_empty_line_before_a_request_is_no_end_of_a_head() -> None:
         (["Content-Length: " + "9" * 30], None),
         (["Transfer-Encoding: chunked"], None),
         (["Content-Length: 12", "Transfer-Encoding: chunked"], None),
+        (["Content-Length: 12", "Content-Length: 900"], None),
     ],
 )
 def test_the_length_of_a_body_is_known_or_not(fields: list[str], body: int | None) -> None:
@@ -94,7 +95,9 @@ def test_only_small_bodies_are_waited_for(length: int, waits: int) -> None:
         ("POST /boot/token/up HTTP/1.1", ANSWERS),
         ("GET /boot/token/ready HTTP/1.1", ANSWERS),
         ("GET /boot/token/kernel HTTP/1.1", FILES),
+        ("GET /boot/dhcp.ipxe HTTP/1.1", ANSWERS),
         ("GET /admin/ HTTP/1.1", PAGES),
+        ("GET /admin/x://y/boot HTTP/1.1", PAGES),
         ("GET /api/machines/ HTTP/1.1", PAGES),
         ("GET /static/machines/icon.svg HTTP/1.1", STATIC),
     ],
@@ -123,8 +126,37 @@ def test_workers_are_for_boot_and_for_staff_by_turns_and_a_reload_starts_anew() 
     del workers[0]
     assert start() is Side.BOOT
     del workers[0]
-    sides.delete_audited(workers)
+    sides.Reload().begin(workers)
     assert [start() for _ in range(4)] == [Side.BOOT, Side.STAFF] * 2
+
+
+def test_a_reload_is_done_once_all_that_it_started_can_answer() -> None:
+    reload = sides.Reload()
+    former, first, second = (SimpleNamespace(retiring=False) for _ in range(3))
+    reload.enrol(former)  # type: ignore[arg-type]
+    reload.ready(former)  # type: ignore[arg-type]
+    assert not reload.has_begun_since(former.generation)
+    reload.begin([former])  # type: ignore[list-item]
+    assert reload.has_begun_since(former.generation)
+    for worker in (first, second):
+        reload.enrol(worker)  # type: ignore[arg-type]
+    reload.ready(first)  # type: ignore[arg-type]
+    assert not reload.is_done
+    reload.ready(former)  # type: ignore[arg-type]
+    assert not reload.is_done
+    reload.ready(second)  # type: ignore[arg-type]
+    assert reload.is_done
+
+
+def test_a_successor_that_ended_is_waited_for_no_more() -> None:
+    reload = sides.Reload()
+    first, second = (SimpleNamespace(retiring=False) for _ in range(2))
+    reload.begin([])
+    for worker in (first, second):
+        reload.enrol(worker)  # type: ignore[arg-type]
+    reload.ready(first)  # type: ignore[arg-type]
+    reload.ended(second)  # type: ignore[arg-type]
+    assert reload.is_done
 
 
 # Waiting
@@ -250,7 +282,7 @@ def test_a_connection_is_handed_over_with_what_was_read_of_it(connection: tuple[
 
 def test_a_head_of_any_size_is_handed_over_whole(connection: tuple[ClientSocket, socket.socket]) -> None:
     client, _ = connection
-    client.ahead += os.urandom(32 * 1024)
+    client.ahead += os.urandom(96 * 1024)
     with closing(Handover()) as handover:
         assert handover.hand_over(client)
         taken, _ = handover.accept()

@@ -15,11 +15,11 @@ from machines.ssh_keys import KeyFormatError, PublicKey
 
 class SSHKeyQuerySet(models.QuerySet["SSHKey"]):
     def for_rescue(self, enabled_by_pk: int | None) -> SSHKeyQuerySet:
-        """The keys that a rescue system gets: of who enabled it, while they still may, and of all who may log in."""
-        users, backend = get_user_model()._default_manager, "django.contrib.auth.backends.ModelBackend"
-        may_log_in = users.with_perm("machines.login_rescue", backend=backend)
-        may_enable = users.with_perm("machines.enable_rescue", backend=backend).filter(pk=enabled_by_pk or 0)
-        owners = Q(user__in=may_log_in.values("pk")) | Q(user__in=may_enable.values("pk"))
+        """The keys that a rescue system gets: of who enabled it, and of all active users who may log in to rescues."""
+        may_log_in = get_user_model()._default_manager.with_perm(
+            "machines.login_rescue", backend="django.contrib.auth.backends.ModelBackend"
+        )
+        owners = Q(user__in=may_log_in.values("pk")) | Q(user=enabled_by_pk)
         return self.filter(owners, user__is_active=True).order_by("pk")
 
 

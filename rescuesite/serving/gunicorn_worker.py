@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,11 +26,14 @@ from rescuesite.serving.client import ClientSocket
 from rescuesite.serving.handover import Handover
 from rescuesite.serving.head import MAX_HEAD, Head
 from rescuesite.serving.places import Place, Side, place_of
+from rescuesite.serving.sides import Reload
 from rescuesite.serving.waiting import Waiting, source_of
 
 #: How long a connection is read on after the answer, where the client still sends: it would lose the answer's end.
 _LINGER = 2.0
 _SWEEP = 0.25
+#: So long a worker goes on that a reload has replaced, where its successors cannot start.
+_RELOAD = 30.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_ROOM = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 45\r\n\r\n"
@@ -70,11 +74,18 @@ class SiteWorker(ThreadWorker):
     handover: Handover
     poller: Any
     method_queue: Any
-    #: Whether a reload has started its successors.
+    reload: Reload
+    #: The reload that started it.
+    generation = 0
+    place = 0
+    #: In the master: whether a reload has started its successors.
     retiring = False
+    #: When it stops at the latest, though its successors are not ready.
+    _leaves_at: float | None = None
 
     def init_process(self) -> None:
         self._pools = {place: _threads(place, self.cfg.threads) for place in self.side.places}
+        self._taken = dict.fromkeys(self.side.places, 0)
         if self.side is Side.STAFF:
             # Boot answers go first.
             os.nice(5)
@@ -91,6 +102,21 @@ class SiteWorker(ThreadWorker):
         self._swept = 0.0
         super().run()  # type: ignore[no-untyped-call]
 
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Stop; where a reload has started successors, once they can answer: nobody is to wait for them."""
+        if self.alive and self.reload.has_begun_since(self.generation) and not self.reload.is_done:
+            self._leaves_at = self._leaves_at or time.monotonic() + _RELOAD
+        else:
+            super().handle_exit(sig, frame)  # type: ignore[no-untyped-call]
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)  # type: ignore[no-untyped-call]
+        if not self.alive or self.ppid != os.getppid():
+            # Whoever connects from now on is another process's, or refused at once.
+            for listener in self.sockets:
+                listener.close()
+            self.sockets = []
+
     # Waiting for a request
 
     def accept(self, listener: Any) -> None:
@@ -106,18 +132,28 @@ class SiteWorker(ThreadWorker):
 
     def _await(self, conn: Connection, seconds: float) -> None:
         """Go on with the connection as soon as there is something to do; it waits `seconds` at most."""
+        # The event loop never waits: a thread leaves the socket blocking, and with its client's pace.
+        conn.sock.settimeout(0)
+        conn.sock.keep_to(None)
         if proceed := self._step(conn):
             proceed(conn)
             return
-        conn.sock.settimeout(0)
+        conn.begun = conn.begun or bool(conn.sock.ahead)
         self.poller.register(conn.sock, EVENT_READ, partial(self._on_readable, conn))
-        peer = conn.client[0] if isinstance(conn.client, tuple) else ""
-        source = source_of(peer, settings.RESCUESITE_TRUSTED_PROXIES)
         now = time.monotonic()
-        if surplus := self._waiting.add(conn, source, now, now + seconds):
+        if surplus := self._waiting.add(conn, self._source(conn), now, now + seconds):
             self._drop(surplus)
 
+    @staticmethod
+    def _source(conn: Connection) -> str | None:
+        """Whom the connection counts for; None for a web server in front."""
+        peer = conn.client[0] if isinstance(conn.client, tuple) else ""
+        return source_of(peer, settings.RESCUESITE_TRUSTED_PROXIES)
+
     def _on_readable(self, conn: Connection, _: ClientSocket) -> None:
+        if conn not in self._waiting:
+            # Dropped since epoll told of it.
+            return
         if proceed := self._step(conn):
             self._stop_waiting(conn)
             proceed(conn)
@@ -153,12 +189,16 @@ class SiteWorker(ThreadWorker):
         self._close(conn)
 
     def murder_keepalived(self, force: bool = False) -> None:
-        """Drop what has waited too long."""
+        """Drop what has waited too long. A request that has begun, and is HTTP of no kind, is told to boot the disk."""
         now = time.monotonic()
         if force or now - self._swept > _SWEEP:
             self._swept = now
             for conn in self._waiting.late(float("inf") if force else now):
+                if conn.begun and conn.head is None and not force:
+                    self._say_pass_through(conn.sock)
                 self._drop(conn)
+            if self._leaves_at is not None and (self.reload.is_done or now > self._leaves_at):
+                super().handle_exit(signal.SIGTERM, None)  # type: ignore[no-untyped-call]
 
     def _cap_keepalive(self, deadline: float) -> None:
         self._waiting.cap(deadline)
@@ -176,10 +216,25 @@ class SiteWorker(ThreadWorker):
             self._say(conn, _NO_ROOM)
 
     def _submit(self, conn: Connection, place: Place) -> None:
+        threads = place.threads or self.cfg.threads
+        if place.queue is not None and self._taken[place] >= threads + place.queue:
+            self._say(conn, _NO_ROOM)
+            return
+        self._taken[place] += 1
         conn.sock.keep_to(place.pace)
         conn.data_ready = True
         done = self._pools[place].submit(self.handle, conn)
-        done.add_done_callback(lambda future: self.method_queue.defer(self.finish_request, conn, future))
+        done.add_done_callback(lambda future: self.method_queue.defer(self._handled, conn, place, future))
+
+    def _handled(self, conn: Connection, place: Place, future: Future[Any]) -> None:
+        self._taken[place] -= 1
+        self.finish_request(conn, future)
+
+    def handle_request(self, req: Any, conn: Connection) -> Any:
+        if self.side is Side.STAFF and self._source(conn) is None:
+            # The web server in front would ask for something else next, a boot answer maybe, and wait for us.
+            req.force_close()
+        return super().handle_request(req, conn)  # type: ignore[no-untyped-call]
 
     def _refuse(self, conn: Connection) -> None:
         self.handle_error(None, conn.sock, conn.client, LimitRequestHeaders("the head is too long"))  # type: ignore[no-untyped-call]
@@ -232,6 +287,10 @@ class SiteWorker(ThreadWorker):
             super().handle_error(req, client, addr, exc)  # type: ignore[no-untyped-call]
             return
         self.log.debug("a request that is not HTTP from %s: %s", addr, exc)
+        self._say_pass_through(client)
+
+    @staticmethod
+    def _say_pass_through(client: ClientSocket) -> None:
         body = script.pass_through(Reason.BAD_MAC).encode()
         head = (
             "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"

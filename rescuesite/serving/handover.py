@@ -7,11 +7,10 @@ import os
 import socket
 
 from rescuesite.serving.client import ClientSocket
-from rescuesite.serving.head import MAX_HEAD
+from rescuesite.serving.head import MAX_HEAD, SMALL_BODY
 
-#: What is read ahead of a request that is handed over: a head, and what came with it. Linux delivers messages of up to
-#: 48 KiB whole.
-_MESSAGE = 3 * MAX_HEAD
+#: The most that is read ahead of a request that is handed over: a head with its small body, and what came with it.
+_MESSAGE = 3 * MAX_HEAD + SMALL_BODY
 
 
 class Handover:

@@ -36,9 +36,12 @@ class Head:
         if end < 0:
             return None
         text = bytes(received[: end + 2]).lstrip(b"\r\n")
-        fields = {name.lower(): value.strip() for name, value in _FIELD.findall(text)}
+        found = [(name.lower(), value.strip()) for name, value in _FIELD.findall(text)]
+        fields = dict(found)
         length = fields.get(b"content-length", b"0")
         known = length.isdigit() and len(length) < 20 and b"transfer-encoding" not in fields
+        # The HTTP parser refuses several lengths: nothing is waited for.
+        known = known and sum(name == b"content-length" for name, _ in found) < 2
         words = text[: text.find(b"\r\n")].split(b" ", 2)
         return cls(
             size=end + len(_END),
@@ -60,7 +63,7 @@ class Head:
 def _path(target: bytes) -> bytes:
     """The path of a request's target, as the site's addresses are matched: decoded, with one leading slash."""
     path = target.split(b"?", 1)[0]
-    if b"://" in path:
+    if b"://" in path and not path.startswith(b"/"):
         # The form that proxies are asked with (RFC 9112 section 3.2.2).
         path = path.split(b"://", 1)[1].partition(b"/")[2]
     return b"/" + (unquote_to_bytes(path) if b"%" in path else path).lstrip(b"/")

@@ -24,12 +24,15 @@ class Place:
     name: str
     pace: Pace | None
     threads: int | None = None
+    #: How many requests may wait for a thread; more are refused. None: all that connect.
+    queue: int | None = None
 
 
 #: An answer fits into the connection's send buffer; who has not read the earlier ones is not waited for.
 ANSWERS = Place("answers", Pace(2))
 #: A machine may take its time with an initrd. One that is switched off is noticed by TCP.
-FILES = Place("files", None)
+#: Who waits for a place here holds a connection that a boot answer may need.
+FILES = Place("files", None, queue=256)
 
 _STAFF_PACE = Pace(30, 4096)
 PAGES = Place("pages", _STAFF_PACE)
@@ -59,7 +62,7 @@ def place_of(head: Head) -> Place:
         return ANSWERS
     if path.startswith(b"/boot/"):
         # Small, and what a rescue waits for: not behind the downloads of others.
-        return ANSWERS if path.endswith((b"/up", b"/ready")) else FILES
+        return ANSWERS if path.endswith((b"/up", b"/ready", b"/boot/dhcp.ipxe")) else FILES
     if not head.has_small_body:
         return UPLOADS
     return STATIC if path.startswith(b"/static/") else PAGES

@@ -35,6 +35,9 @@ class Waiting(Generic[Item]):
     def __len__(self) -> int:
         return len(self._waits)
 
+    def __contains__(self, item: Item) -> bool:
+        return item in self._waits
+
     def add(self, item: Item, source: str | None, now: float, deadline: float) -> Item | None:
         """Let `item` wait; returns the item that must make place for it."""
         self._waits[item] = _Wait(source, now, deadline)
