@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.core.exceptions import ValidationError
 
-from machines.models.image import DamagedFileError
+from machines.models.stored_file import DamagedFileError
 from roms.models import Build
 from roms.toolchain.option_rom import OptionROMError, pad
 

@@ -19,6 +19,18 @@ def actor_of(request: HttpRequest) -> Actor:
     return Actor.of_user(request.user, str(source) if source else None)
 
 
+class AuditingModelAdmin(OfferedLookups):
+    """Of a model whose own methods leave the audit entries."""
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        obj.delete_audited(actor_of(request))
+
+    def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
+        with transaction.atomic():
+            for obj in queryset:
+                self.delete_model(request, obj)
+
+
 class AuditedAdmin(OfferedLookups):
     """Writes `<model>_added`, `_changed` and `_deleted`. A subclass says what is worth comparing before and after."""
 

@@ -7,16 +7,15 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
-from django.db import models, transaction
+from django.db import models
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from machines.admin.auditing import AuditedAdmin, actor_of
+from machines.admin.auditing import AuditingModelAdmin, actor_of
 from machines.models import ImageFile, RescueImage, StoredFile
 from machines.models.image import MACHINES_NAMED
-from machines.representation import image_json
 
 
 class ImageFileForm(forms.ModelForm[ImageFile]):
@@ -145,7 +144,7 @@ class RescueImageForm(forms.ModelForm[RescueImage]):
 
 
 @admin.register(RescueImage)
-class RescueImageAdmin(AuditedAdmin):
+class RescueImageAdmin(AuditingModelAdmin):
     form = RescueImageForm
     inlines = (ImageFileInline,)
     list_display = ("name", "is_default", "architecture", "reports", "contents", "whole", "description")
@@ -200,17 +199,15 @@ class RescueImageAdmin(AuditedAdmin):
     def whole(self, image: RescueImage) -> bool:
         return all(file.stored.is_intact() for file in image.files.all())
 
-    def snapshot(self, obj: RescueImage) -> dict[str, Any]:
-        return {**image_json(obj), "machines": [machine.name for machine in obj.machines.all()[:MACHINES_NAMED]]}
+    def save_model(self, request: HttpRequest, obj: RescueImage, form: Any, change: bool) -> None:
+        """Not yet: an image and its files are one."""
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        super().save_related(request, form, formsets, change)
         image: RescueImage = form.instance
-        if form.cleaned_data["make_default"]:
-            image.make_default(actor_of(request))
-        elif image.is_default:
-            image.is_default = False
-            image.save(update_fields=["is_default"])
+        default = form.cleaned_data["make_default"]
+        whole = image.change if change else image.addition
+        with whole(actor_of(request), default=default):
+            super().save_model(request, image, form, change)
+            super().save_related(request, form, formsets, change)
         if problem := image.problem():
             messages.warning(request, problem)
-        transaction.on_commit(StoredFile.objects.discard_unused)

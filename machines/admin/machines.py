@@ -18,7 +18,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
-from machines.admin.auditing import AuditedAdmin, actor_of
+from machines.admin.auditing import AuditingModelAdmin, actor_of
 from machines.admin.import_export import MachineTables
 from machines.admin.preview import PreviewForm
 from machines.admin.rescue import MAX_DIGITS, RescueSwitch
@@ -124,7 +124,7 @@ class LastSeenFilter(admin.SimpleListFilter):
 
 
 @admin.register(Machine)
-class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
+class MachineAdmin(RescueSwitch, MachineTables, AuditingModelAdmin):
     list_display = ("name", "state", "ends", "boots", "last_seen", "mac_addresses", "address", "verified")
     list_filter = (StateFilter, LastSeenFilter, VerifiedFilter, "image")
     list_per_page = 50
@@ -214,9 +214,6 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
         shown, counts, _, protected = super().get_deleted_objects(objs, request)
         return shown, counts, set(), protected
 
-    def delete_model(self, request: HttpRequest, obj: Machine) -> None:
-        obj.delete_audited(actor_of(request))
-
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Machine]) -> None:
         machines, actor = list(queryset), actor_of(request)
         for machine in machines:
@@ -224,9 +221,6 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditedAdmin):
         # One transaction of all of them would keep the write lock from boot answers.
         for machine in in_turns(machines):
             machine.delete_audited(actor)
-
-    def _record(self, request: HttpRequest, obj: Any, what: str, details: dict[str, Any]) -> None:
-        """The model has left the entry."""
 
     # What is changed, the model changes
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.db import transaction
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -16,7 +15,7 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
-from machines.admin.auditing import actor_of
+from machines.admin.auditing import AuditingModelAdmin, actor_of
 from machines.admin.lookups import OfferedLookups
 from machines.models import Delivery, NotificationRule
 from machines.notifications.events import TEST, Event
@@ -51,9 +50,7 @@ class NotificationRuleForm(forms.ModelForm[NotificationRule]):
 
 
 @admin.register(NotificationRule)
-class NotificationRuleAdmin(OfferedLookups):
-    """The model leaves the audit entries, as programs make rules too."""
-
+class NotificationRuleAdmin(AuditingModelAdmin):
     form = NotificationRuleForm
     list_display = ("name", "is_active", "goes_to", "tells_of", "of_machines", "whose", "undelivered")
     list_filter = ("is_active", "kind")
@@ -147,14 +144,6 @@ class NotificationRuleAdmin(OfferedLookups):
         }
         headers = {"Cache-Control": "no-store"}
         return TemplateResponse(request, "machines/webhook_secret.html", context, headers=headers)
-
-    def delete_model(self, request: HttpRequest, obj: NotificationRule) -> None:
-        obj.delete_audited(actor_of(request))
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[NotificationRule]) -> None:
-        with transaction.atomic():
-            for rule in queryset:
-                rule.delete_audited(actor_of(request))
 
     @admin.action(description="Send a test", permissions=["change"])
     def send_test(self, request: HttpRequest, queryset: QuerySet[NotificationRule]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from machines.boot_export.scripts import DEFAULT, FILES, BootExport
 from machines.models import StoredFile
-from machines.models.image import sync_directory
+from machines.models.stored_file import sync_directory
 from rescuesite import locks
 
 _MAGIC = "#!ipxe\n"

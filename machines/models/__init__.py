@@ -2,13 +2,14 @@
 
 from machines.models.api_token import APIToken
 from machines.models.audit import Actor, AuditEntry
-from machines.models.image import ImageFile, RescueImage, StoredFile
+from machines.models.image import ImageFile, RescueImage
 from machines.models.login_failure import LoginFailure
 from machines.models.machine import AllowedNetwork, LastContact, MACAddress, Machine
 from machines.models.notification import Delivery, NotificationRule
 from machines.models.rescue import Rescue, RescueFile
 from machines.models.sighting import Sighting
 from machines.models.ssh_key import SSHKey
+from machines.models.stored_file import StoredFile
 
 __all__ = [
     "APIToken",

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 import re
-import tempfile
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from django.conf import settings
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.validators import RegexValidator
 from django.db import models, transaction
 from django.db.models import Q
-from django.utils import timezone
 
-from machines import integrity
 from machines.boot import script
 from machines.integrity import Condition
 from machines.models.audit import Actor, AuditEntry, differences
-from rescuesite import disk_space, locks
-from rescuesite.data_directory import same_owner
+from machines.models.stored_file import StoredFile
 
 #: A command line longer than this is cut by the x86 kernel (COMMAND_LINE_SIZE), less what the site appends.
 MAX_COMMAND_LINE = 1800
 MAX_CHAIN_SCRIPT = 64 * 1024
-#: A file's bytes are read again after this time, however it looks.
-READ_AGAIN = timedelta(days=1)
-#: Up to this many bytes are read wherever a changed file is met (some 50 ms), more by the worker: nobody waits for it.
-READ_AT_ONCE = 16 << 20
 #: So many of the machines that name an image its audit entries name in turn.
 MACHINES_NAMED = 200
 #: Folders are for systems that look for their files below an address, such as sysresccd/x86_64/airootfs.sfs.
@@ -41,206 +27,6 @@ _FILE_NAME = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9
 #: Room for what the placeholder for the files' address becomes: a site's name, a token.
 _URL_ROOM = 150
 _BEHIND_URL = re.compile(re.escape(script.URL) + r"/?([A-Za-z0-9._/-]*)")
-
-
-class StoredFileQuerySet(models.QuerySet["StoredFile"]):
-    def store(self, chunks: Iterable[bytes]) -> StoredFile:
-        """Keep the bytes of `chunks` and return their file; the same bytes are kept once.
-
-        The file is complete and synced to disk before its row exists. Raises OSError where the disk is nearly full.
-        """
-        digest, size = hashlib.sha256(), 0
-        descriptor, draft = tempfile.mkstemp(dir=settings.RESCUESITE_DATA_DIR / "tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                for chunk in chunks:
-                    disk_space.check(len(chunk))
-                    digest.update(chunk)
-                    size += len(chunk)
-                    file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
-            stored = StoredFile(sha256=digest.hexdigest(), size=size)
-            chown_to_site_owner(Path(draft))
-            with _files_locked():
-                if not stored.path.parent.exists():
-                    stored.path.parent.mkdir(exist_ok=True)
-                    stored.path.parent.chmod(0o750)
-                    chown_to_site_owner(stored.path.parent)
-                # A web server in the site's group may send it; see deploy/.
-                Path(draft).chmod(0o640)
-                Path(draft).replace(stored.path)
-                sync_directory(stored.path.parent)
-                return self._keep(stored)
-        finally:
-            Path(draft).unlink(missing_ok=True)
-
-    def _keep(self, draft: StoredFile) -> StoredFile:
-        """The row of a file that lies in its place now; whatever was wrong with its bytes is mended."""
-        now = timezone.now()
-        # Young again: it is about to be named by an image.
-        values = {"size": draft.size, "created_at": now, "read_at": now, "looks": integrity.look(draft.path)[1]}
-        with transaction.atomic():
-            was_damaged = self.filter(sha256=draft.sha256, damaged_at__isnull=False).exists()
-            stored, _ = self.update_or_create(sha256=draft.sha256, defaults=values | {"damaged_at": None})
-            if was_damaged:
-                stored.record("file_repaired")
-        return stored
-
-    def read_changed(self) -> None:
-        """Read those again that look otherwise than when they were last read."""
-        for stored in self.all():
-            if stored.looks_changed():
-                stored.read_again()
-
-    def due(self, now: datetime | None = None) -> StoredFile | None:
-        """The file that was not read for longest, if that is more than a day."""
-        before = (now or timezone.now()) - READ_AGAIN
-        return self.filter(Q(read_at__isnull=True) | Q(read_at__lt=before)).order_by("read_at").first()
-
-    def damaged(self) -> StoredFileQuerySet:
-        """Those whose bytes are not those of their SHA-256, as far as they were read."""
-        return self.filter(damaged_at__isnull=False)
-
-    def discard_unused(self, older_than: timedelta = timedelta(hours=1)) -> int:
-        """Remove the files that nothing refers to any more; return how many.
-
-        Young ones are spared: their image may be about to be saved.
-        """
-        unnamed = {f"{relation.name}__isnull": True for relation in StoredFile._meta.related_objects}
-        unused = self.filter(created_at__lt=timezone.now() - older_than, **unnamed)
-        removed = 0
-        for stored in unused:
-            with _files_locked():
-                try:
-                    stored.delete()
-                except models.ProtectedError:
-                    continue
-                stored.path.unlink(missing_ok=True)
-            removed += 1
-        return removed + self._discard_strays(older_than)
-
-    def _discard_strays(self, older_than: timedelta) -> int:
-        """Remove files that have no row: their upload was rolled back, or its process died."""
-        before = time.time() - older_than.total_seconds()
-        folder = Path(settings.RESCUESITE_DATA_DIR)
-        removed = 0
-        # A folder in tmp/ is that of an image's build, which may be under way.
-        for path in filter(Path.is_file, [*folder.glob("files/??/*"), *folder.glob("tmp/*")]):
-            with _files_locked(), contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < before and not self.filter(sha256=path.name).exists():
-                    path.unlink()
-                    removed += 1
-        return removed
-
-
-def _files_locked() -> contextlib.AbstractContextManager[None]:
-    """One process at a time adds or removes stored files."""
-    return locks.held("files")
-
-
-def chown_to_site_owner(path: Path) -> None:
-    """Give what root has made in the data directory to the directory's owner: a station's worker may run as root."""
-    same_owner(path, Path(settings.RESCUESITE_DATA_DIR))
-
-
-def sync_directory(path: Path) -> None:
-    """Return once the names in a directory are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-class StoredFile(models.Model):
-    """The bytes of a file, kept in the data directory under their SHA-256."""
-
-    sha256 = models.CharField("SHA-256", max_length=64, unique=True)
-    size = models.PositiveBigIntegerField(help_text="in bytes")
-    created_at = models.DateTimeField(default=timezone.now)
-    #: When its bytes were last read, and how the file looked then (integrity.look); empty where nobody has yet.
-    read_at = models.DateTimeField(null=True, editable=False)
-    looks = models.CharField(max_length=100, blank=True, editable=False)
-    #: When its bytes were found not to be those of its SHA-256.
-    damaged_at = models.DateTimeField(null=True, editable=False)
-
-    objects = StoredFileQuerySet.as_manager()
-
-    class Meta:
-        default_permissions = ()
-
-    def __str__(self) -> str:
-        return f"{self.sha256[:12]}… ({self.size} bytes)"
-
-    @property
-    def relative_path(self) -> str:
-        return f"{self.sha256[:2]}/{self.sha256}"
-
-    @property
-    def path(self) -> Path:
-        return Path(settings.RESCUESITE_DATA_DIR) / "files" / self.relative_path
-
-    def condition(self) -> Condition:
-        """How the file stands, by what was last read of it; only a small one that has changed is read now."""
-        try:
-            size, looks = integrity.look(self.path)
-        except OSError:
-            return Condition.LOST
-        if size != self.size:
-            return Condition.LOST
-        if looks == self.looks or not self.looks:
-            return Condition.DAMAGED if self.damaged_at else Condition.WHOLE
-        return integrity.read_once(self.path, self.sha256, looks) if size <= READ_AT_ONCE else Condition.CHANGED
-
-    def is_intact(self) -> bool:
-        return self.condition() is Condition.WHOLE
-
-    def looks_changed(self) -> bool:
-        """Whether it is there, and looks otherwise than when it was last read."""
-        try:
-            return integrity.look(self.path) != (self.size, self.looks)
-        except OSError:
-            return False
-
-    def contents(self) -> bytes:
-        """All of its bytes, for what is too dear to do with others. Raises DamagedFileError, or OSError."""
-        contents = self.path.read_bytes()
-        if hashlib.sha256(contents).hexdigest() != self.sha256:
-            raise DamagedFileError(f"The stored file {self} is damaged: its contents are not those of its SHA-256.")
-        return contents
-
-    def read_again(self, **pace: Any) -> None:
-        """Read its bytes, remember what was found, and tell of what is new; `pace` as integrity.read takes it."""
-        try:
-            found, looks = integrity.read(self.path, **pace)
-        except OSError:
-            return
-        now = timezone.now()
-        damaged_at = None if found == self.sha256 else self.damaged_at or now
-        seen = StoredFile.objects.filter(pk=self.pk, looks=self.looks, damaged_at=self.damaged_at)
-        is_news = (damaged_at is None) != (self.damaged_at is None)
-        with transaction.atomic():
-            # Not where somebody has stored or read it meanwhile.
-            if not seen.update(read_at=now, looks=looks, damaged_at=damaged_at):
-                return
-            self.read_at, self.looks, self.damaged_at = now, looks, damaged_at
-            if is_news:
-                self.record("file_damaged" if damaged_at else "file_repaired")
-
-    def record(self, action: str) -> None:
-        """Write down, and tell, what became of its bytes: once for all that use it, and for each rescue that does."""
-        images = [f"{file.image.name}: {file.name}" for file in self.image_files.select_related("image")]
-        details = {"sha256": self.sha256, "size": self.size, "images": images}
-        AuditEntry.objects.record(action, subject=", ".join(images)[:150] or self.sha256, details=details)
-        for file in self.rescue_files.select_related("rescue__machine"):
-            AuditEntry.objects.record(
-                f"rescue_{action}", machine=file.rescue.machine, rescue=file.rescue, subject=file.name
-            )
-
-
-class DamagedFileError(Exception):
-    """A stored file does not have the bytes that were stored; the message says which."""
 
 
 class Upload(NamedTuple):
@@ -259,17 +45,25 @@ class RescueImageQuerySet(models.QuerySet["RescueImage"]):
 
         Raises ValidationError, also for an image that could not be booted.
         """
-        with transaction.atomic():
-            image = self.model(**values)
+        image = self.model(**values)
+        with image.addition(actor, default=default):
             image.full_clean()
             image.save(force_insert=True)
             for upload in uploads:
                 image.attach_stored(*upload)
             if problem := image.problem():
                 raise ValidationError(problem)
-            AuditEntry.objects.record("rescueimage_added", actor=actor, subject=image.name, details=image.snapshot())
-            if default:
-                image.make_default(actor)
+        return image
+
+    def replace(self, values: Mapping[str, Any], uploads: Sequence[Upload], actor: Actor) -> RescueImage:
+        """Let the image of this name have these values and files and no others, and be the default.
+
+        With its audit entry; all or nothing. Raises ValidationError.
+        """
+        image = self.filter(name=values["name"]).first()
+        if image is None:
+            return self.add(values, uploads, actor, default=True)
+        image.revise(values, uploads, actor, default=True, keep_files=False)
         return image
 
     def default(self) -> RescueImage | None:
@@ -386,34 +180,63 @@ class RescueImage(models.Model):
         }
 
     def revise(
-        self, values: Mapping[str, Any], uploads: Sequence[Upload], actor: Actor, *, default: bool | None = None
+        self,
+        values: Mapping[str, Any],
+        uploads: Sequence[Upload],
+        actor: Actor,
+        *,
+        default: bool | None = None,
+        keep_files: bool = True,
     ) -> None:
         """Change what `values` name, with the audit entry; all or nothing.
 
         A new kernel takes the old one's place, new initrds that of all old ones, a further file that of its
-        name. Raises ValidationError, also for what would keep an image from booting that could be booted before.
+        name; without `keep_files`, no old file stays. Raises ValidationError, also for what would keep an image from
+        booting that could be booted before.
         """
-        with transaction.atomic():
-            RescueImage.objects.select_for_update().get(pk=self.pk)
+        with self.change(actor, default=default):
             self.refresh_from_db()
-            before, was_bad = self.snapshot(), self.problem()
+            was_bad = self.problem()
             for name, value in values.items():
                 setattr(self, name, value)
             self.full_clean()
             self.save()
-            if any(upload.kind == ImageFile.Kind.INITRD for upload in uploads):
+            if not keep_files:
+                self.files.all().delete()
+            elif any(upload.kind == ImageFile.Kind.INITRD for upload in uploads):
                 self.files.filter(kind=ImageFile.Kind.INITRD).delete()
             for upload in uploads:
                 self.attach_stored(*upload)
             problem = self.problem()
             if problem and not was_bad:
                 raise ValidationError(problem)
+
+    @contextmanager
+    def addition(self, actor: Actor, *, default: bool = False) -> Iterator[None]:
+        """What the block stores of this new image and its files is one addition, with one audit entry."""
+        with transaction.atomic():
+            yield
+            added = RescueImage.objects.get(pk=self.pk).snapshot()
+            AuditEntry.objects.record("rescueimage_added", actor=actor, subject=self.name, details=added)
+            if default:
+                self.make_default(actor)
+
+    @contextmanager
+    def change(self, actor: Actor, *, default: bool | None = None) -> Iterator[None]:
+        """What the block stores of this image and its files is one change, with one audit entry; none without one.
+
+        Whether it is the default is left as it is where `default` is None.
+        """
+        with transaction.atomic():
+            # As it is stored: this one may hold what somebody has typed.
+            before = RescueImage.objects.select_for_update().get(pk=self.pk).snapshot()
+            yield
             if default:
                 self.make_default(actor)
             elif default is False and self.is_default:
                 self.is_default = False
                 self.save(update_fields=["is_default"])
-            if changes := differences(before, self.snapshot()):
+            if changes := differences(before, RescueImage.objects.get(pk=self.pk).snapshot()):
                 AuditEntry.objects.record("rescueimage_changed", actor=actor, subject=self.name, details=changes)
             transaction.on_commit(StoredFile.objects.discard_unused)
 

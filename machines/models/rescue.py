@@ -23,7 +23,7 @@ from machines.boot.decide import RescueFacts, address_objection
 from machines.boot.reasons import Reason
 from machines.integrity import Condition
 from machines.models.audit import Actor, AuditEntry
-from machines.models.image import MAX_COMMAND_LINE, ImageFile, RescueImage, StoredFile
+from machines.models.image import MAX_COMMAND_LINE, ImageFile, RescueImage
 from machines.models.machine import Machine
 from machines.models.rescue_terms import (
     MAX_REASON,
@@ -42,6 +42,7 @@ from machines.models.rescue_terms import (
     UpReport,
     tidy_reason,
 )
+from machines.models.stored_file import StoredFile
 from machines.passwords import crypt_hash, make_password
 from machines.ssh_keys import PublicKey
 

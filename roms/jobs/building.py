@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.db import Error
 
-from machines.models.image import StoredFile
+from machines.models.stored_file import StoredFile
 from rescuesite import disk_space
 from roms.jobs.running import ClaimedJob, logger
 from roms.models import Build, Card, JobState

@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
-from machines.models.image import DamagedFileError, StoredFile
+from machines.models.stored_file import DamagedFileError, StoredFile
 from roms.jobs.running import ClaimedJob
 from roms.models import FlashJob, JobState
 from roms.models.flash import FlashKind

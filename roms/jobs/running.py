@@ -11,7 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from django.db import Error, close_old_connections, connection
 
-from machines.models.image import chown_to_site_owner
+from machines.models.stored_file import chown_to_site_owner
 from roms.models.job import HEARTBEAT, Job, JobState, worker_identity
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from django.db import models
 from django.db.models import Q
 
 from machines.models.audit import Actor
-from machines.models.image import StoredFile
+from machines.models.stored_file import StoredFile
 from rescuesite import disk_space
 from roms.models.card import Card
 from roms.models.job import Job, JobQuerySet, JobState, raise_if_errors

@@ -10,7 +10,7 @@ from django.db import models
 from django.db.models import Q
 
 from machines.models import Actor, Machine
-from machines.models.image import StoredFile
+from machines.models.stored_file import StoredFile
 from roms.models.build import ROM_TARGETS, Build
 from roms.models.card import Card
 from roms.models.job import Job, JobQuerySet, JobState, raise_if_errors

@@ -666,7 +666,7 @@ def test_the_page_that_deletes_an_image_says_whose_it_is(
     url = f"/admin/machines/rescueimage/{image.pk}/delete/"
     assert "default image instead" not in admin_client.get(url).content.decode()
     machine.revise({"image": image}, Actor("tester"))
-    assert "Rescued with the default image instead would be web01." in admin_client.get(url).content.decode()
+    assert "These machines will use the default image instead: web01." in admin_client.get(url).content.decode()
 
 
 def test_a_browser_finds_an_icon(client: Client) -> None:

@@ -23,9 +23,9 @@ from machines.models import (
     RescueImage,
     StoredFile,
 )
-from machines.models import image as image_module
-from machines.models.image import DamagedFileError
+from machines.models import stored_file as stored_file_module
 from machines.models.rescue_terms import NoUsableImageError
+from machines.models.stored_file import DamagedFileError
 from machines.timeline import machine_timeline
 from tests.machines.support import ask, at, body, boots, enable, fetch, head, kind, noon, stored
 
@@ -47,7 +47,7 @@ def kernel(db: None) -> Iterator[StoredFile]:
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """All files are too large to be read by whoever meets them."""
-    monkeypatch.setattr(image_module, "READ_AT_ONCE", 0)
+    monkeypatch.setattr(stored_file_module, "READ_AT_ONCE", 0)
 
 
 def damage(kept: StoredFile, contents: bytes = WRONG) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError
 
 from machines.management.terminal import actor_named
-from machines.models import AuditEntry, ImageFile, RescueImage, StoredFile
-from machines.representation import image_json
+from machines.models import ImageFile, RescueImage, StoredFile
+from machines.models.image import Upload
 from machines.rescue_system.build_folder import build_folder
 from machines.rescue_system.builder import PROFILES, SPACE, Builder, BuildError, Built, Recipe
 from rescuesite import disk_space
@@ -56,20 +56,18 @@ class Command(BaseCommand):
             raise CommandError(f"{error}\nThe earlier image, if there is one, is as it was.") from error
         except OSError as error:
             raise CommandError(f"Cannot build: {error}. The earlier image, if there is one, is as it was.") from error
-        with transaction.atomic():
-            image, _ = RescueImage.objects.update_or_create(name=name, defaults=_described(recipe, built))
-            image.files.all().delete()
-            image.attach_stored(ImageFile.Kind.KERNEL, kernel)
-            image.attach_stored(ImageFile.Kind.INITRD, initrd)
-            AuditEntry.objects.record("rescueimage_built", actor=actor, subject=image.name, details=image_json(image))
-            image.make_default(actor)
+        image = RescueImage.objects.replace(
+            {"name": name, **_values(recipe, built)},
+            [Upload(ImageFile.Kind.KERNEL, kernel), Upload(ImageFile.Kind.INITRD, initrd)],
+            actor,
+        )
         self.stdout.write(
             f"Image {image.name} is the default now: kernel {kernel.size >> 20} MB, initrd {initrd.size >> 20} MB, "
             f"SHA-256 {kernel.sha256[:12]}… {initrd.sha256[:12]}…"
         )
 
 
-def _described(recipe: Recipe, built: Built) -> dict[str, Any]:
+def _values(recipe: Recipe, built: Built) -> dict[str, Any]:
     return {
         "description": f"Debian {recipe.suite}, profile {recipe.profile}, kernel {built.version}; runs from memory",
         "architecture": RescueImage.Architecture.X86_64,
