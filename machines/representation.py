@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
 
-from machines.models import AuditEntry, Delivery, Machine, NotificationRule, Rescue, RescueImage, Sighting
-from machines.timeline import Event
-
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
     from django.contrib.auth.models import AnonymousUser
+
+    from machines.models import AuditEntry, Delivery, Machine, NotificationRule, Rescue, RescueImage, Sighting
+    from machines.timeline import Event
 
 
 def machine_json(machine: Machine, now: datetime | None = None) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def delivery_json(message: Delivery, viewer: AbstractBaseUser | AnonymousUser) -
         "state": message.state,
         "created_at": iso(message.created_at),
         "delivered_at": iso(message.delivered_at),
-        "next_try_at": iso(message.next_try_at) if message.state == Delivery.State.WAITING else None,
+        "next_try_at": iso(message.next_try_at) if message.state == message.State.WAITING else None,
         "tries": message.log,
         "payload": message.payload_for(viewer),
     }

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 SERVER = (sys.executable, "-m", "gunicorn", "-c", "python:rescuesite.gunicorn_conf")
-WORKER = (sys.executable, str(Path(__file__).resolve().parent.parent / "manage.py"), "rom_worker")
+WORKER = (sys.executable, str(Path(__file__).resolve().parent.parent / "manage.py"), "worker")
 #: A worker that ends by itself is started again, after so many seconds at most.
 _LONGEST_PAUSE = 30.0
 #: How long a worker may take to stop what it does; a chip that is being written is not waited for beyond that.

@@ -56,8 +56,6 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
-    "django_tasks",
-    "django_tasks_db",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -148,8 +146,6 @@ EMAIL_USE_TLS, EMAIL_USE_SSL = _mail["EMAIL_USE_TLS"], _mail["EMAIL_USE_SSL"]
 DEFAULT_FROM_EMAIL = os.environ.get("RESCUESITE_EMAIL_FROM") or f"rescuesite@{socket.gethostname()}"
 EMAIL_TIMEOUT = 20
 
-# Queues: `builds`, and `flash-NAME` for each station.
-TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend", "QUEUES": []}}
 
 REST_FRAMEWORK = {
     # The first tells who names nobody how to: 401. A session's requests that change something need its CSRF token.

@@ -18,8 +18,8 @@ from django.test import Client
 
 from machines.models import Actor, RescueImage, StoredFile
 from rescuesite import body_limits, disk_space
-from roms.jobs.building import BuildRun
 from roms.models import Build, Card, JobState
+from roms.worker.building import BuildRun
 from tests.machines.support import ask, enable, kind
 
 GIB = 1 << 30
@@ -143,7 +143,7 @@ def test_a_rom_whose_turn_comes_when_the_disk_is_nearly_full_is_not_built(
 ) -> None:
     build = order().submit(Actor("alice"))
     free(0.5)
-    BuildRun.of(build.pk)
+    BuildRun.claim_and_run(build.pk)
     build.refresh_from_db()
     assert build.state == JobState.SITE_ERROR
     assert "Nothing is built now: the disk" in build.error

@@ -128,7 +128,7 @@ def _decide_in_turn(boot_request: BootRequest, machine: Machine, deadline: Deadl
     decided: list[Answer] = []
 
     def work() -> None:
-        if not Machine.objects.lock(machine):
+        if not machine.lock():
             raise ChangedMeanwhileError
         decided.append(_decide(boot_request))
         if (found := decided[-1].machine) is not None:
@@ -157,7 +157,7 @@ def _record_unwritten(deadline: Deadline) -> None:
 def _record_known(boot_request: BootRequest, decided: Answer, machine: Machine) -> None:
     now = timezone.now()
     # Requests of one machine are written down one after the other, so that like answers find each other.
-    if not Machine.objects.lock(machine):
+    if not machine.lock():
         raise ChangedMeanwhileError
     rescue = decided.rescue
     if decided.outcome is Outcome.RESCUE:

@@ -12,6 +12,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from machines.models.turns import portions
+from machines.signals import audit_recorded
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
@@ -75,7 +76,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         """Add one entry, and queue what others are to be told of it. `fields` are the remaining columns."""
         entry = self.entry(action, actor=actor, machine=machine, rescue=rescue, at=at, **fields)
         entry.save(force_insert=True)
-        _announce(entry, rescue)
+        audit_recorded.send(AuditEntry, entry=entry, rescue=rescue)
         return entry
 
     def newest(self) -> int:
@@ -107,7 +108,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         if self._count_latest(repeated, at) or (self._full(entry) and self._count_latest(today, at)):
             return
         entry.save(force_insert=True)
-        _announce(entry, rescue)
+        audit_recorded.send(AuditEntry, entry=entry, rescue=rescue)
 
     def record_unknown(self, action: str, *, at: datetime, count: int = 1, **fields: Any) -> None:
         """Count answers to nobody in particular: one entry for each reason and minute, whoever asked."""
@@ -180,12 +181,6 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
 
     def _count(self, entries: models.QuerySet[AuditEntry], at: datetime, by: int = 1) -> bool:
         return models.QuerySet.update(entries, count=F("count") + by, repeated_at=at) > 0
-
-
-def _announce(entry: AuditEntry, rescue: Rescue | None) -> None:
-    from machines.models.notification import Delivery
-
-    Delivery.objects.announce(entry, rescue)
 
 
 class AuditIsAppendOnlyError(TypeError):

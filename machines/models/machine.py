@@ -24,6 +24,7 @@ from machines.boot.request import MAX_VALUE, BootRequest
 from machines.models.audit import Actor, AuditEntry, differences
 from machines.models.fields import HostsField, InterfacesField, MACAddressField, NetworkField
 from machines.models.identity import IDENTITY_NAMES, IdentityField
+from machines.models.rescue import Rescue
 from machines.models.sighting import Sighting
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
 
     from machines.models.image import RescueImage
-    from machines.models.rescue import Rescue
-
 MACHINE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
 #: The permission to switch rescue on and off.
@@ -101,8 +100,6 @@ class MachineQuerySet(models.QuerySet["Machine"]):
 
     def for_lists(self) -> MachineQuerySet:
         """With what a line about each machine needs, in a constant number of queries."""
-        from machines.models.rescue import Rescue
-
         found = self.select_related("image", "contact").prefetch_related(
             "macs",
             "allowed_networks",
@@ -154,8 +151,6 @@ class MachineQuerySet(models.QuerySet["Machine"]):
 
     def with_status(self, state: str, now: datetime | None = None) -> MachineQuerySet:
         """Those whose rescue stands so at `now`; `local`: those that have none."""
-        from machines.models.rescue import Rescue
-
         active = Rescue.objects.active(now)
         if state == "local":
             return self.exclude(pk__in=active.values("machine"))
@@ -174,15 +169,6 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         identities = self.exclude(identity={}).values_list("identity", flat=True).order_by()
         counted = Counter(value for identity in identities for value in smbios.telling(identity))
         return frozenset(value for value, number in counted.items() if number > 1)
-
-    def lock(self, machine: Machine) -> bool:
-        """Hold the machine's row for the rest of the transaction; False where it has been deleted.
-
-        SQLite's transactions hold the whole database from their beginning.
-        """
-        # Not the key: a new rescue of the machine, which refers to it, need not wait.
-        held = self.select_for_update(no_key=True).filter(pk=machine.pk)
-        return held.order_by().values_list("pk").first() is not None
 
     def delete(self) -> tuple[int, dict[str, int]]:
         """Holds the machines first, as their requests do, then what hangs on them."""
@@ -259,10 +245,19 @@ class Machine(models.Model):
             if any(gateway == interface.ip for interface in interfaces):
                 raise ValidationError({"gateways": f"{gateway} is the machine's own address."})
 
+    def lock(self) -> bool:
+        """Hold the machine's row for the rest of the transaction; False where it has been deleted.
+
+        SQLite's transactions hold the whole database from their beginning.
+        """
+        # Not the key: a new rescue of the machine, which refers to it, need not wait.
+        held = Machine.objects.select_for_update(no_key=True).filter(pk=self.pk)
+        return held.order_by().values_list("pk").first() is not None
+
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         """Holds the machine first, as its requests do, then what hangs on it."""
         with transaction.atomic():
-            Machine.objects.lock(self)
+            self.lock()
             return super().delete(*args, **kwargs)
 
     @property
@@ -321,7 +316,7 @@ class Machine(models.Model):
         The keys are those of `snapshot`; an image is a RescueImage. Raises ValidationError, MachineLockedError.
         """
         with transaction.atomic():
-            Machine.objects.lock(self)
+            self.lock()
             # As it is now, not as it was read.
             self.refresh_from_db()
             before, told, is_locked = self.snapshot(), self.identity, self.is_locked_for(actor)
@@ -401,7 +396,7 @@ class Machine(models.Model):
     def delete_audited(self, actor: Actor) -> None:
         """Delete the machine, after ending its rescue, with audit entries for both. Raises MachineLockedError."""
         with transaction.atomic():
-            Machine.objects.lock(self)
+            self.lock()
             self.check_unlocked(actor)
             if rescue := self.rescues.active().first():
                 rescue.disable(actor, "machine deleted")
@@ -413,7 +408,7 @@ class Machine(models.Model):
     def attach_mac(self, address: str, actor: Actor) -> None:
         """Let the machine have a card that asked, with its audit entry. Raises ValidationError, MachineLockedError."""
         with transaction.atomic():
-            Machine.objects.lock(self)
+            self.lock()
             self.check_unlocked(actor)
             self.add_mac(address)
             self.adopt_sightings()
@@ -439,8 +434,6 @@ class Machine(models.Model):
         told = smbios.telling(self.identity)
         if not told or actor.may(ENABLE_RESCUE):
             return
-        from machines.models.rescue import Rescue
-
         in_rescue = Machine.objects.filter(pk__in=Rescue.objects.active().values("machine")).exclude(pk=self.pk)
         for identity in in_rescue.exclude(identity={}).values_list("identity", flat=True):
             if told & smbios.telling(identity):

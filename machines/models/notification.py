@@ -26,6 +26,7 @@ from machines.models.machine import Machine
 from machines.models.turns import portions
 from machines.notifications import events, webhook
 from machines.notifications.events import Event
+from machines.representation import audit_json, iso, rescue_json
 
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
@@ -405,8 +406,6 @@ class Delivery(models.Model):
         entry: AuditEntry | None,
     ) -> Delivery:
         """A new message, not stored; it holds how things stand now."""
-        from machines.representation import audit_json, iso, rescue_json
-
         shown_rescue = rescue_json(rescue, at) if rescue else None
         shown_audit = audit_json(entry) if entry else None
         message_id = f"msg_{uuid.uuid4().hex}"

@@ -24,7 +24,6 @@ from machines.boot.reasons import Reason
 from machines.integrity import Condition
 from machines.models.audit import Actor, AuditEntry
 from machines.models.image import MAX_COMMAND_LINE, ImageFile, RescueImage
-from machines.models.machine import Machine
 from machines.models.rescue_terms import (
     MAX_REASON,
     MAX_TRIES,
@@ -42,11 +41,13 @@ from machines.models.rescue_terms import (
     UpReport,
     tidy_reason,
 )
+from machines.models.ssh_key import SSHKey
 from machines.models.stored_file import StoredFile
 from machines.passwords import crypt_hash, make_password
 from machines.ssh_keys import PublicKey
 
 if TYPE_CHECKING:
+    from machines.models.machine import Machine
     from machines.models.ssh_key import SSHKeyQuerySet
 
 #: An image that does not report counts as up this long after all its files have arrived.
@@ -117,7 +118,7 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
         if image:
             image.read_changed()
         with transaction.atomic():
-            Machine.objects.lock(machine)
+            machine.lock()
             image = self._usable_image(image)
             earlier = machine.rescues.unended().first()
             if earlier and not (earlier.status_at(now).is_ended and earlier.expire(now)):
@@ -202,7 +203,7 @@ class Rescue(models.Model):
 
     State, Lifetime, EndCause = State, Lifetime, EndCause
 
-    machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="rescues")
+    machine = models.ForeignKey("machines.Machine", on_delete=models.CASCADE, related_name="rescues")
     state = models.CharField(max_length=7, choices=State, default=State.ARMED)
     #: Counts the changes; whoever changes the rescue names the version that they saw.
     version = models.PositiveIntegerField(default=0, editable=False)
@@ -358,8 +359,6 @@ class Rescue(models.Model):
         return self.plan(self.served_mac, site="").longest_silence
 
     def authorized_keys(self) -> SSHKeyQuerySet:
-        from machines.models.ssh_key import SSHKey
-
         return SSHKey.objects.for_rescue(self.enabled_by_id)
 
     def ending(self) -> str:
@@ -423,7 +422,7 @@ class Rescue(models.Model):
         last = self.arrives_with(name)
         while True:
             with transaction.atomic():
-                if not Machine.objects.lock(self.machine):
+                if not self.machine.lock():
                     return
                 if not last or self.state != self.State.BOOTING or self._change(ready_at=now):
                     action = "ready" if name == script.READY else "file_sent"
@@ -435,7 +434,7 @@ class Rescue(models.Model):
         """Somebody who may not has asked for the file `name`."""
         known = {script.READY, script.UP, script.ARCHIVE, script.CHAIN, *(file.name for file in self.files.all())}
         with transaction.atomic():
-            if Machine.objects.lock(self.machine):
+            if self.machine.lock():
                 # Names that nobody gave a file would be as many entries.
                 subject = name if name in known else "another name"
                 self._record_file("file_refused", subject, source, now, outcome=reason.outcome, reason=reason)
@@ -458,7 +457,7 @@ class Rescue(models.Model):
         if self.state != self.State.UP and not (self.state == self.State.BOOTING and self.ready_at):
             return ReportResult.TOO_EARLY
         with transaction.atomic():
-            if not Machine.objects.lock(self.machine):
+            if not self.machine.lock():
                 return ReportResult.CHANGED_MEANWHILE
             if self.state == self.State.UP:
                 self._record_report("up_refused", report, now, source, reason="another boot_id while up")

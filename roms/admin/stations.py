@@ -56,7 +56,7 @@ class StationAdmin(AuditedAdmin):
     @admin.display(description="how to start a worker")
     def how_to(self, station: Station) -> SafeString:
         return format_html(
-            "<code>manage.py rom_worker --station {}</code> on that host, with the site's settings, as root.",
+            "<code>manage.py worker --station {}</code> on that host, with the site's settings, as root.",
             station.name,
         )
 

@@ -182,8 +182,8 @@ def _why_queued(job: Job) -> str:
     """What a job that was not begun waits for."""
     if isinstance(job, FlashJob):
         if not job.station.has_worker():
-            start = f"manage.py rom_worker --station {job.station.name}"
+            start = f"manage.py worker --station {job.station.name}"
             return f"No worker serves the station “{job.station.name}”. Start one there: “{start}”."
     elif not any(model.objects.with_status(JobState.RUNNING).exists() for model in (Build, FlashJob)):
-        return "No worker has begun it yet. “manage.py rom_worker” runs one, as “make run” does."
+        return "No worker has begun it yet. “manage.py worker” runs one, as “make run” does."
     return "It waits for its turn: the worker is busy."

@@ -312,9 +312,3 @@ class Build(Job):
             "banner": self.banner,
             "script_sha256": self.script_sha256,
         }
-
-    def enqueue(self) -> None:
-        from roms.tasks import run_build
-
-        result = run_build.enqueue(self.pk)
-        self._rows().update(task_id=result.id, queued_at=models.functions.Now())

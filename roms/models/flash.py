@@ -203,9 +203,3 @@ class FlashJob(Job):
 
         if self.state == JobState.SUCCEEDED and self.action != FlashKind.SAVE:
             InstalledROM.objects.flashed(self)
-
-    def enqueue(self) -> None:
-        from roms.tasks import run_flash
-
-        result = run_flash.using(queue_name=self.station.queue).enqueue(self.pk)
-        self._rows().update(task_id=result.id, queued_at=models.functions.Now())

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 HEARTBEAT = timedelta(seconds=5)
 #: Without one for so long its job is lost.
 LOST_AFTER = timedelta(seconds=45)
-#: A queued job whose task has vanished is put into the queue anew after this time.
-REQUEUE_AFTER = timedelta(seconds=30)
 
 
 class JobState(models.TextChoices):
@@ -70,6 +68,10 @@ class JobQuerySet(models.QuerySet[Any]):
 
     def unfinished(self, now: datetime | None = None) -> Self:
         return self.with_status(JobState.QUEUED, JobState.RUNNING, now=now)
+
+    def next_queued(self) -> Any:
+        """The job that has waited for longest; None where none waits."""
+        return self.filter(state=JobState.QUEUED).order_by("created_at", "pk").first()
 
     def settle_lost(self, now: datetime | None = None) -> int:
         """Store as lost the jobs whose workers have gone; returns how many. Nothing depends on it being called."""
@@ -121,8 +123,6 @@ class Job(models.Model):
     #: Which worker runs it, and when it last said so.
     worker = models.CharField(max_length=100, blank=True, editable=False)
     heartbeat_at = models.DateTimeField(null=True, blank=True, editable=False)
-    queued_at = models.DateTimeField(default=timezone.now, editable=False)
-    task_id = models.UUIDField(null=True, blank=True, editable=False)
     cancel_requested_at = models.DateTimeField(null=True, blank=True, editable=False)
     cancel_requested_by = models.CharField(max_length=150, blank=True, editable=False)
 
@@ -182,19 +182,14 @@ class Job(models.Model):
         return type(self)(**{name: getattr(self, name) for name in self.INPUT_FIELDS})
 
     def submit(self, actor: Actor) -> Self:
-        """Check, store and queue this new job, with its audit entry. Raises ValidationError."""
+        """Check and store this new job, which is then queued, with its audit entry. Raises ValidationError."""
         self.requested_by_id = actor.user_pk
         self.requested_by_name = actor.name
         self.full_clean()
         with transaction.atomic():
             self.save(force_insert=True)
             self.record("requested", actor, details=self.snapshot())
-            self.enqueue()
         return self
-
-    def enqueue(self) -> None:
-        """Put the job's task into its queue. Twice does no harm: a job is claimed once."""
-        raise NotImplementedError
 
     def snapshot(self) -> dict[str, Any]:
         """The job's order as audit entries show it."""

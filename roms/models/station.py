@@ -48,10 +48,6 @@ class Station(models.Model):
         return self.name
 
     @property
-    def queue(self) -> str:
-        return f"flash-{self.name}"
-
-    @property
     def lock_path(self) -> Path:
         """Held by whatever works on this host's cards."""
         return Path(settings.RESCUESITE_DATA_DIR) / "stations" / f"{self.name}.lock"

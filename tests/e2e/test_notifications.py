@@ -41,9 +41,9 @@ STAND_IN = ROOT / "tests" / "roms" / "stand_in"
 
 @contextmanager
 def worker(site: Site) -> Iterator[None]:
-    """`manage.py rom_worker`, as make run starts it."""
+    """`manage.py worker`, as make run starts it."""
     with site.data_dir.with_name("worker.log").open("ab") as log:
-        command = [sys.executable, str(ROOT / "manage.py"), "rom_worker", "--no-flash"]
+        command = [sys.executable, str(ROOT / "manage.py"), "worker", "--no-flash"]
         process = subprocess.Popen(command, cwd=ROOT, env=site.environment, stdout=log, stderr=log)
     try:
         yield

@@ -36,8 +36,8 @@ def site(make_site: MakeSite) -> Site:
 def work(site: Site) -> None:
     """Run what is in the queues."""
     site.shell(
-        "from roms.jobs.worker import BUILDS, ROMWorker\n"
-        "worker = ROMWorker([BUILDS, 'flash-local'], 'local', interval=0.1)\nworker.batch = True\nworker.run()",
+        "from roms.worker.worker import Worker, housekeeping\nhousekeeping('local')\n"
+        "worker = Worker(builds=True, station='local')\nwhile worker.run_next(): pass",
         timeout=900,
     )
 

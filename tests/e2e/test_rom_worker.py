@@ -47,11 +47,11 @@ execute_from_command_line(["manage.py", *sys.argv[1:]])
 
 @contextmanager
 def worker(site: Site, program: Sequence[str] = MANAGE) -> Iterator[subprocess.Popen[bytes]]:
-    """`manage.py rom_worker`, as make run starts it."""
+    """`manage.py worker`, as make run starts it."""
     log = site.data_dir.with_name("worker.log")
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, *program, "rom_worker"],
+            [sys.executable, *program, "worker"],
             cwd=ROOT,
             env=site.environment,
             stdout=output,

@@ -66,7 +66,7 @@ def opened(data_dir: Path) -> list[str]:
     [
         ("manage.py", "migrate", "-v0"),
         ("-c", "import rescuesite.wsgi"),  # as gunicorn alone does
-        ("manage.py", "rom_worker", "--help"),
+        ("manage.py", "worker", "--help"),
     ],
 )
 def test_whatever_starts_takes_an_existing_directory_from_others(command: tuple[str, ...], old: Path) -> None:

@@ -196,14 +196,14 @@ def test_a_rescue_enabled_just_before_the_change_is_seen(
 ) -> None:
     """The check comes after the lock, so nothing is enabled between the two."""
     read = Machine.objects.get()
-    lock = type(Machine.objects.all()).lock
+    lock = Machine.lock
 
-    def late(self: Any, one: Machine) -> bool:
+    def late(one: Machine) -> bool:
         monkeypatch.undo()
         Rescue.objects.enable(one, RescueRequest(), Actor("alice"))
-        return lock(self, one)
+        return lock(one)
 
-    monkeypatch.setattr(type(Machine.objects.all()), "lock", late)
+    monkeypatch.setattr(Machine, "lock", late)
     with pytest.raises(MachineLockedError):
         read.revise({"identity": {"serial": "x"}}, bob("change_machine"))
 

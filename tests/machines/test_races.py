@@ -248,7 +248,7 @@ def test_enabling_and_asking_at_the_moment_of_expiry_do_not_block_each_other(
     def serve() -> str:
         late = stored(rescue)
         with transaction.atomic():
-            Machine.objects.lock(machine)
+            machine.lock()
             locked.set()
             # Staff have come as far as they can; where they wait for us, that is far enough.
             go_on.wait(1)

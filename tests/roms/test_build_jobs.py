@@ -9,10 +9,10 @@ from django.conf import LazySettings
 from django.core.exceptions import ValidationError
 
 from machines.models import Actor, AuditEntry, StoredFile
-from roms.jobs.building import BuildRun
 from roms.models import Build, Card, JobState
 from roms.toolchain import embedded, ipxe_build, option_rom
 from roms.toolchain.ipxe_source import MissingTool
+from roms.worker.building import BuildRun
 from tests.roms.conftest import SCRIPT
 
 ALICE = Actor("alice")
@@ -31,7 +31,7 @@ def build(card: Card | None, **order: object) -> Build:
     """Ask for it and run it to its end."""
     order = {"profile": "minimal", "script_spec": SCRIPT, **order}
     job = Build(card=card, **order).submit(ALICE)
-    BuildRun.of(job.pk)
+    BuildRun.claim_and_run(job.pk)
     job.refresh_from_db()
     return job
 

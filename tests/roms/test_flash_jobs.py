@@ -10,9 +10,9 @@ import pytest
 from django.core.exceptions import ValidationError
 
 from machines.models import Actor, AuditEntry, Machine, StoredFile
-from roms.jobs.flashing import FlashRun
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Station
 from roms.toolchain.option_rom import pad
+from roms.worker.flashing import FlashRun
 from tests.roms.chips import dummy
 from tests.roms.conftest import succeeded
 
@@ -48,7 +48,7 @@ def build(practice: Card) -> Build:
 def flash(station: Station, card: Card, **order: object) -> FlashJob:
     """Ask for it and run it to its end."""
     job = FlashJob(station=station, card=card, **order).submit(ALICE)
-    FlashRun.of(job.pk)
+    FlashRun.claim_and_run(job.pk)
     job.refresh_from_db()
     return job
 
@@ -98,7 +98,7 @@ def test_what_was_saved_is_written_back(station: Station, practice: Card, build:
     station.practice_chip.write_bytes(b"\xff" * SIZE)
     job = flash(station, practice, build=build, machine=machine)
     restore = job.restoring().submit(ALICE)
-    FlashRun.of(restore.pk)
+    FlashRun.claim_and_run(restore.pk)
     restore.refresh_from_db()
     assert restore.state == JobState.SUCCEEDED
     assert station.practice_chip.read_bytes() == b"\xff" * SIZE
@@ -189,7 +189,7 @@ def test_a_backup_that_cannot_be_kept_keeps_the_chip_from_being_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(StoredFile.objects.__class__, "store", full)
-    FlashRun.of(job.pk)
+    FlashRun.claim_and_run(job.pk)
     job.refresh_from_db()
     assert job.state == JobState.SITE_ERROR
     assert "No space left" in job.error
@@ -208,7 +208,7 @@ def test_a_job_cancelled_while_it_reads_writes_nothing(
         FlashJob.objects.get(pk=job.pk).cancel(Actor("bob"))
 
     monkeypatch.setattr(FlashRun, "store_backup", cancelled)
-    FlashRun.of(job.pk)
+    FlashRun.claim_and_run(job.pk)
     job.refresh_from_db()
     assert job.state == JobState.CANCELLED
     assert "Nothing was written" in job.error
@@ -227,7 +227,7 @@ def test_a_job_given_up_while_it_reads_writes_nothing(
         begin(run)
 
     monkeypatch.setattr(FlashRun, "_begin_to_write", given_up)
-    FlashRun.of(job.pk)
+    FlashRun.claim_and_run(job.pk)
     job.refresh_from_db()
     assert station.practice_chip.read_bytes() == bytes(SIZE)
     assert job.state == JobState.CANCELLED
@@ -328,7 +328,7 @@ def test_a_rom_that_lost_its_bytes_after_it_was_asked_for_is_not_written(
     station.practice_chip.write_bytes(bytes(SIZE))
     job = FlashJob(station=station, card=practice, build=build).submit(ALICE)
     damage(build.artifact)
-    FlashRun.of(job.pk)
+    FlashRun.claim_and_run(job.pk)
     job.refresh_from_db()
     assert job.state == JobState.FAILED
     assert "its contents are not those of its SHA-256" in job.error
@@ -343,7 +343,7 @@ def test_saved_contents_that_lost_their_bytes_after_they_were_asked_for_are_not_
     station.practice_chip.write_bytes(bytes(SIZE))
     job = saved.restoring().submit(ALICE)
     damage(saved.backup)
-    FlashRun.of(job.pk)
+    FlashRun.claim_and_run(job.pk)
     job.refresh_from_db()
     assert job.state == JobState.FAILED
     assert station.practice_chip.read_bytes() == bytes(SIZE)

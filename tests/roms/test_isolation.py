@@ -18,10 +18,10 @@ from django.urls import reverse
 
 from machines.models import Actor
 from rescuesite import locks
-from roms.jobs.building import BuildRun
 from roms.models import Build, Card, JobState
 from roms.toolchain import ipxe_build, runner, sandbox
 from roms.toolchain.sandbox import Sandbox
+from roms.worker.building import BuildRun
 from tests.roms.conftest import SCRIPT
 
 STAND_IN = Path(__file__).parent / "stand_in"
@@ -72,7 +72,7 @@ class Attack:
 
     def build(self, card: Card) -> Build:
         job = Build(card=card, profile="minimal", script_spec=SCRIPT).submit(Actor("alice"))
-        BuildRun.of(job.pk)
+        BuildRun.claim_and_run(job.pk)
         job.refresh_from_db()
         found = re.findall(r"(?m)^attack ([^:]+): (DONE|failed)", job.log_from()[0])
         self.done = {what: outcome == "DONE" for what, outcome in found}

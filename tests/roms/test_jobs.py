@@ -12,14 +12,15 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import connection
 from django.utils import timezone
-from django_tasks_db.models import DBTaskResult
 
 from machines.models import Actor, AuditEntry
-from roms.jobs import running
-from roms.jobs.running import ClaimedJob, Heartbeat
-from roms.jobs.worker import housekeeping
-from roms.models import Build, Card, JobState, Station
-from roms.models.job import LOST_AFTER, REQUEUE_AFTER
+from roms.models import Build, Card, FlashJob, FlashKind, JobState, Station
+from roms.models.job import LOST_AFTER
+from roms.worker import running
+from roms.worker.building import BuildRun
+from roms.worker.flashing import FlashRun
+from roms.worker.running import ClaimedJob, Heartbeat
+from roms.worker.worker import Worker, housekeeping
 from tests.machines.support import at, noon
 from tests.roms.conftest import SCRIPT
 
@@ -43,7 +44,7 @@ class Worked(ClaimedJob[Build]):
 
 def run(build: Build, does: Callable[[ClaimedJob[Build]], None]) -> Build:
     Worked.does = staticmethod(does)
-    Worked.of(build.pk)
+    Worked.claim_and_run(build.pk)
     build.refresh_from_db()
     return build
 
@@ -58,17 +59,10 @@ def test_a_job_is_queued_with_who_asked_and_an_audit_entry(build: Build) -> None
     assert entry.details["card"] == "8086:1229"
 
 
-def test_a_job_has_its_task_in_its_queue(build: Build) -> None:
-    build.refresh_from_db()
-    task = DBTaskResult.objects.get(pk=str(build.task_id))
-    assert (task.queue_name, task.args_kwargs["args"]) == ("builds", [build.pk])
-
-
 def test_a_bad_order_is_refused_and_nothing_is_queued(card: Card) -> None:
     with pytest.raises(ValidationError):
         Build(card=card, script_spec={"site": "gopher://x"}).submit(ALICE)
     assert not Build.objects.exists()
-    assert not DBTaskResult.objects.exists()
     assert not AuditEntry.objects.exists()
 
 
@@ -261,31 +255,37 @@ def test_another_worker_cannot_end_it(build: Build) -> None:
     assert not other.finish(JobState.FAILED)
 
 
-def tasks_of(build: Build) -> int:
-    return sum(task.args_kwargs["args"] == [build.pk] for task in DBTaskResult.objects.all())
+def test_the_job_that_has_waited_for_longest_is_run_next(
+    build: Build, card: Card, station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flash = FlashJob(action=FlashKind.SAVE, card=card, station=station).submit(ALICE)
+    later = Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    order = []
+
+    def run(job: Build | FlashJob) -> None:
+        order.append((job.kind, job.pk))
+        job.claim("one")
+
+    monkeypatch.setattr(BuildRun, "claim_and_run", lambda pk: run(Build.objects.get(pk=pk)))
+    monkeypatch.setattr(FlashRun, "claim_and_run", lambda pk: run(FlashJob.objects.get(pk=pk)))
+    worker = Worker(builds=True, station=station.name)
+    while worker.run_next():
+        pass
+    assert order == [("build", build.pk), ("flash", flash.pk), ("build", later.pk)]
 
 
-def test_a_job_whose_worker_went_before_it_claimed_is_put_into_the_queue_anew(build: Build) -> None:
-    build.refresh_from_db()
-    with at(timezone.now()):
-        DBTaskResult.objects.get(pk=str(build.task_id)).claim("one")
-    with at(timezone.now() + REQUEUE_AFTER * 2):
-        housekeeping()
-        housekeeping()
-    assert tasks_of(build) == 2
+def test_a_worker_runs_the_jobs_of_its_own_station_alone(card: Card, station: Station) -> None:
+    other = Station.objects.create(name="other")
+    FlashJob(action=FlashKind.SAVE, card=card, station=other).submit(ALICE)
+    assert not Worker(builds=True, station=station.name).run_next()
+    assert not Worker(builds=True, station=None).run_next()
 
 
-def test_a_job_whose_task_was_removed_is_put_into_the_queue_anew(build: Build) -> None:
-    DBTaskResult.objects.all().delete()
-    with at(timezone.now() + REQUEUE_AFTER * 2):
-        housekeeping()
-    assert tasks_of(build) == 1
-
-
-def test_a_job_that_waits_for_a_busy_worker_stays_in_its_place(build: Build) -> None:
-    with at(timezone.now() + timedelta(hours=5)):
-        housekeeping()
-    assert tasks_of(build) == 1
+def test_a_job_whose_worker_went_before_it_claimed_is_found_by_the_next(build: Build) -> None:
+    """Nothing but its row says that it waits."""
+    assert Build.objects.next_queued() == build
+    assert build.claim("one")
+    assert Build.objects.next_queued() is None
 
 
 def test_a_worker_shows_up_at_its_station(db: None) -> None:
@@ -345,4 +345,4 @@ def test_old_jobs_are_pruned_with_their_logs(build: Build) -> None:
 
 
 def test_an_unknown_job_is_nothing_to_run(db: None) -> None:
-    Worked.of(uuid.uuid4().int % 10**9)
+    Worked.claim_and_run(uuid.uuid4().int % 10**9)

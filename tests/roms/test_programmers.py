@@ -13,9 +13,9 @@ from django.db.migrations.executor import MigrationExecutor
 from django.test import Client
 
 from machines.models import Actor, AuditEntry
-from roms.jobs.flashing import FlashRun
 from roms.models import Card, FlashJob, FlashKind, JobState, Station
 from roms.toolchain.flashrom import Flashrom
+from roms.worker.flashing import FlashRun
 
 ALICE = Actor("alice")
 CARDS = "/admin/roms/card/"
@@ -37,7 +37,7 @@ def reading(path: Path) -> str:
 
 
 def run(job: FlashJob) -> FlashJob:
-    FlashRun.of(job.pk)
+    FlashRun.claim_and_run(job.pk)
     job.refresh_from_db()
     return job
 

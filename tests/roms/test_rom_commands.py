@@ -289,7 +289,7 @@ def test_who_waits_is_told_that_no_worker_runs(card: Card, data_dir: Path, meanw
     meanwhile(*[bool] * 30, end_build)
     err = io.StringIO()
     manage("build_rom", "8086:1229", *SITE, "--wait", err=err)
-    assert err.getvalue().count("manage.py rom_worker") == 1
+    assert err.getvalue().count("manage.py worker") == 1
 
 
 def test_who_waits_for_a_busy_worker_is_told_so(card: Card, data_dir: Path, meanwhile: Callable[..., None]) -> None:
@@ -298,7 +298,7 @@ def test_who_waits_for_a_busy_worker_is_told_so(card: Card, data_dir: Path, mean
     err = io.StringIO()
     manage("build_rom", "8086:1229", *SITE, "--wait", err=err)
     assert "waits for its turn" in err.getvalue()
-    assert "rom_worker" not in err.getvalue()
+    assert "manage.py worker" not in err.getvalue()
 
 
 def test_a_hint_stays_on_the_screen(card: Card, data_dir: Path, meanwhile: Callable[..., None]) -> None:
@@ -505,7 +505,7 @@ def test_who_waits_at_a_station_without_a_worker_is_told_so(
     with pytest.raises(CommandError, match="cancelled"):
         manage("flash_rom", built.pk, "--confirm", "local", "--wait", err=err)
     assert "No worker serves the station “local”" in err.getvalue()
-    assert "rom_worker --station local" in err.getvalue()
+    assert "worker --station local" in err.getvalue()
 
 
 # rom

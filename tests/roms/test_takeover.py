@@ -12,8 +12,8 @@ from django.core.management.base import CommandError
 from django.test import Client
 
 from machines.models import Actor
-from roms.jobs.building import BuildRun
 from roms.models import ROM_TARGETS, Build, Card, Profile, Target
+from roms.worker.building import BuildRun
 from tests.roms.conftest import SCRIPT
 from tests.roms.test_admin import preview
 from tests.roms.test_api import post

@@ -12,12 +12,12 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 
 from machines.models import Actor
-from roms.jobs.building import BuildRun, load_cards
 from roms.models import Build, Card, JobState, Station
 from roms.toolchain import flashrom
 from roms.toolchain.flashrom import SupportedCard
 from roms.toolchain.ipxe_cards import CatalogueCard
 from roms.toolchain.runner import ProgramMissingError
+from roms.worker.building import BuildRun, load_cards
 from tests.roms.conftest import SCRIPT, succeeded
 
 ALICE = Actor("alice")
@@ -35,7 +35,7 @@ def stand_in(settings: LazySettings, data_dir: Path) -> None:
 def built(card: Card, **order: object) -> Build:
     order = {"profile": "minimal", "script_spec": SCRIPT, **order}
     job = Build(card=card, **order).submit(ALICE)
-    BuildRun.of(job.pk)
+    BuildRun.claim_and_run(job.pk)
     job.refresh_from_db()
     return job
 
@@ -121,7 +121,7 @@ def test_a_stations_name_becomes_no_path(text: str, staff: Callable[..., Client]
 @pytest.mark.parametrize("text", [text for text in TEXTS if text])
 def test_a_worker_has_a_stations_name_or_does_not_start(text: str, db: None, data_dir: Path) -> None:
     with pytest.raises(CommandError, match="cannot be a station's name"):
-        call_command("rom_worker", station=text)
+        call_command("worker", station=text)
 
 
 # A flashrom that comes later

@@ -102,5 +102,5 @@ def _existing(model: type[Any], pk: int) -> Any:
 def _station(name: str) -> Station:
     station = Station.objects.filter(name=name).first()
     if station is None:
-        raise CommandError(f"There is no station “{name}”. A worker makes it: “manage.py rom_worker --station {name}”.")
+        raise CommandError(f"There is no station “{name}”. A worker makes it: “manage.py worker --station {name}”.")
     return station

@@ -1,38 +1,5 @@
-"""manage.py rom_worker: builds ROMs, and flashes the cards of this host."""
+"""manage.py rom_worker: the former name of manage.py worker."""
 
-from typing import Any
+from roms.management.commands.worker import Command
 
-from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-
-from roms.jobs.worker import BUILDS, ROMWorker
-from roms.models.station import LOCAL, Station
-
-
-class Command(BaseCommand):
-    help = (
-        "Run builds, and the flash jobs of a station; who runs builds delivers notifications too. “make run” starts "
-        "one; a host with cards may have its own."
-    )
-
-    def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--station", default=LOCAL, help="whose cards are plugged into this host (default: local)")
-        parser.add_argument("--no-flash", action="store_true", help="run builds only")
-        parser.add_argument("--no-builds", action="store_true", help="run flash jobs only")
-
-    def handle(self, *args: Any, **options: Any) -> None:
-        station = None if options["no_flash"] else options["station"]
-        queues = ([] if options["no_builds"] else [BUILDS]) + ([f"flash-{station}"] if station else [])
-        if not queues:
-            self.stderr.write("With neither builds nor flash jobs there is nothing to do.")
-            return
-        if station:
-            try:
-                Station._meta.get_field("name").clean(station, None)
-            except ValidationError as error:
-                raise CommandError(
-                    f"“{station[:60]}” cannot be a station's name. {' '.join(error.messages)}"
-                ) from error
-        worker = ROMWorker(queues, station)
-        worker.configure_signals()
-        worker.run()
+__all__ = ["Command"]

@@ -10,7 +10,6 @@ from django.conf import settings
 from django.utils import timezone
 
 from machines.models.stored_file import DamagedFileError, StoredFile
-from roms.jobs.running import ClaimedJob
 from roms.models import FlashJob, JobState
 from roms.models.flash import FlashKind
 from roms.toolchain import flashrom
@@ -28,6 +27,7 @@ from roms.toolchain.flashing import (
 from roms.toolchain.flashrom import WrongAddressError, WrongProgrammerError
 from roms.toolchain.option_rom import OptionROMError, check_fits, identify, pad
 from roms.toolchain.runner import ProgramMissingError, Stopped
+from roms.worker.running import ClaimedJob
 
 
 class NotOursError(Exception):

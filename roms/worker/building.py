@@ -14,7 +14,6 @@ from django.db import Error
 
 from machines.models.stored_file import StoredFile
 from rescuesite import disk_space
-from roms.jobs.running import ClaimedJob, logger
 from roms.models import Build, Card, JobState
 from roms.toolchain import flashrom
 from roms.toolchain.ipxe_build import Builder, BuildError, BuildRequest, BuildResult, ErrorKind, Listener, Target
@@ -22,6 +21,7 @@ from roms.toolchain.ipxe_cards import CardError
 from roms.toolchain.ipxe_source import SourceError, SourceTree
 from roms.toolchain.option_rom import OptionROMError, check_fits
 from roms.toolchain.runner import ProgramMissingError
+from roms.worker.running import ClaimedJob, logger
 
 #: What is wrong here, rather than with what was asked for.
 _OURS = {ErrorKind.SOURCE, ErrorKind.MISSING_TOOL, ErrorKind.DISK_FULL}

@@ -39,7 +39,7 @@ class ClaimedJob(Generic[J]):
         self._log_size = 0
 
     @classmethod
-    def of(cls, pk: int) -> None:
+    def claim_and_run(cls, pk: int) -> None:
         """Claim the job and run it to its end. Nothing happens where it was claimed or cancelled, or is gone."""
         job = cls.model._default_manager.filter(pk=pk).first()
         if job is None or not job.claim(worker_identity()):
