@@ -48,6 +48,12 @@ def rescue_json(rescue: Rescue, now: datetime | None = None) -> dict[str, Any]:
     }
 
 
+def enabled_rescue_json(rescue: Rescue, now: datetime | None = None) -> dict[str, Any]:
+    """A rescue that was just enabled: with what is shown this once."""
+    shown = rescue_json(rescue, now) | {"warnings": list(rescue.warnings())}
+    return shown | ({"password": rescue.password} if rescue.password else {})
+
+
 def image_json(image: RescueImage) -> dict[str, Any]:
     return image.snapshot()
 

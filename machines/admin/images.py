@@ -139,6 +139,9 @@ class RescueImageForm(forms.ModelForm[RescueImage]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if "chain_script" in self.fields:
+            # A script ends with its line's end, as a program would send it.
+            self.fields["chain_script"].strip = False  # type: ignore[attr-defined]
         if "make_default" in self.fields:
             self.fields["make_default"].initial = self.instance.is_default
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import status
@@ -60,11 +58,8 @@ class ImageViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin,
     def create(self, request: Request) -> Response:
         order = serializers.ImageWriteSerializer(data=request.data)
         order.is_valid(raise_exception=True)
-        # Before the database is told, which would keep others waiting.
-        values: dict[str, Any] = order.values()
-        RescueImage(**values).full_clean()
         default = order.validated_data.get("default", False)
-        image = RescueImage.objects.add(values, order.uploads(), actor_of(request), default=default)
+        image = RescueImage.objects.add(order.values(), order.uploads(), actor_of(request), default=default)
         where = reverse("images-detail", args=[image.name], request=request)
         return Response(self.get_serializer(image).data, status.HTTP_201_CREATED, headers={"Location": where})
 
@@ -76,7 +71,7 @@ class ImageViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin,
     )
     def partial_update(self, request: Request, name: str) -> Response:
         image = self.get_object()
-        order = serializers.ImageWriteSerializer(data=request.data, partial=True)
+        order = serializers.ImageWriteSerializer(image, data=request.data, partial=True)
         order.is_valid(raise_exception=True)
         default = order.validated_data.get("default")
         image.revise(order.values(), order.uploads(), actor_of(request), default=default)

@@ -94,7 +94,7 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
 
     def _revised(self, request: Request, *, whole: bool) -> Response:
         machine = self.get_object()
-        order = serializers.MachineWriteSerializer(data=request.data, partial=not whole)
+        order = serializers.MachineWriteSerializer(machine, data=request.data, partial=not whole)
         order.is_valid(raise_exception=True)
         order.revise(machine, actor_of(request), whole=whole)
         return Response(self.get_serializer(machine).data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -15,12 +16,15 @@ from machines.models import Actor, AuditEntry, ImageFile, Machine, Rescue, Rescu
 from machines.models.identity import IDENTITY_NAMES
 from machines.models.image import Upload
 from machines.models.rescue_terms import MAX_REASON, MAX_TRIES, RescueRequest
+from machines.models.validation import Errors, collecting
 from machines.timeline import Event
 from rescuesite.api.errors import renamed
-from rescuesite.api.serializers import WriteSerializer
+from rescuesite.api.serializers import ReadSerializer, WriteSerializer
 
 #: No machine has more network cards, or asks from more places.
 _MANY = 100
+#: The model's fields of a rescue network.
+_NETWORK = ("static_addresses", "gateways", "dns_servers")
 STATES = ("local", *(state for state in Rescue.State.values if state != Rescue.State.ENDED))
 
 
@@ -40,7 +44,7 @@ class RescueNetworkSerializer(WriteSerializer):
     dns = texts(required=False)
 
 
-class MachineSerializer(serializers.Serializer[Machine]):
+class MachineSerializer(ReadSerializer[Machine]):
     name = serializers.CharField()
     macs = serializers.ListField(child=serializers.CharField())
     allowed_networks = serializers.ListField(
@@ -54,8 +58,7 @@ class MachineSerializer(serializers.Serializer[Machine]):
     unverified = serializers.BooleanField(help_text="Whoever knows a MAC of it can ask in its name.")
     last_seen = serializers.DateTimeField(allow_null=True)
 
-    def to_representation(self, instance: Machine) -> dict[str, Any]:
-        return representation.machine_json(instance)
+    represent = staticmethod(representation.machine_json)
 
 
 @extend_schema_field(
@@ -83,6 +86,16 @@ class MachineWriteSerializer(WriteSerializer):
     rescue_network = RescueNetworkSerializer(required=False)
     notes = serializers.CharField(required=False, allow_blank=True, max_length=10_000)
 
+    def check(self, values: dict[str, Any], exclude: Collection[str]) -> None:
+        machine = Machine.objects.get(pk=self.instance.pk) if self.instance else Machine()
+        left_out = {*exclude} | (
+            {"static_addresses", "gateways", "dns_servers"} if "rescue_network" in exclude else set()
+        )
+        try:
+            machine.take(values, left_out)
+        except ValidationError as error:
+            raise _renamed(error) from error
+
     def add(self, actor: Actor) -> Machine:
         """Raises ValidationError."""
         values = dict(self.validated_data)
@@ -103,7 +116,7 @@ class MachineWriteSerializer(WriteSerializer):
 
 
 def _renamed(error: ValidationError) -> ValidationError:
-    return renamed(error, dict.fromkeys(("static_addresses", "gateways", "dns_servers"), "rescue_network"))
+    return renamed(error, dict.fromkeys(_NETWORK, "rescue_network"))
 
 
 class PreviewSerializer(serializers.Serializer[Any]):
@@ -117,7 +130,7 @@ class FactSerializer(serializers.Serializer[Any]):
     value = serializers.CharField()
 
 
-class EventSerializer(serializers.Serializer[Event]):
+class EventSerializer(ReadSerializer[Event]):
     at = serializers.DateTimeField()
     kind = serializers.CharField()
     title = serializers.CharField()
@@ -128,14 +141,13 @@ class EventSerializer(serializers.Serializer[Event]):
     repeated_at = serializers.DateTimeField(allow_null=True, help_text="The last time of several.")
     facts = FactSerializer(many=True)
 
-    def to_representation(self, instance: Event) -> dict[str, Any]:
-        return representation.event_json(instance)
+    represent = staticmethod(representation.event_json)
 
 
 # Rescues
 
 
-class RescueSerializer(serializers.Serializer[Rescue]):
+class RescueSerializer(ReadSerializer[Rescue]):
     machine = serializers.CharField()
     state = serializers.ChoiceField(Rescue.State.choices)
     lifetime = serializers.ChoiceField(Rescue.Lifetime.choices)
@@ -154,8 +166,7 @@ class RescueSerializer(serializers.Serializer[Rescue]):
         help_text=f"Power-ons that got its script since it was last up; after {MAX_TRIES} the machine boots its disk."
     )
 
-    def to_representation(self, instance: Rescue) -> dict[str, Any]:
-        return representation.rescue_json(instance)
+    represent = staticmethod(representation.rescue_json)
 
 
 class EnabledRescueSerializer(RescueSerializer):
@@ -164,9 +175,7 @@ class EnabledRescueSerializer(RescueSerializer):
     password = serializers.CharField(required=False, help_text="Of root, where one was asked for; shown this once.")
     warnings = serializers.ListField(child=serializers.CharField())
 
-    def to_representation(self, instance: Rescue) -> dict[str, Any]:
-        shown = super().to_representation(instance) | {"warnings": list(instance.warnings())}
-        return shown | ({"password": instance.password} if instance.password else {})
+    represent = staticmethod(representation.enabled_rescue_json)
 
 
 class RescueWriteSerializer(WriteSerializer):
@@ -212,7 +221,7 @@ class ImageFileSerializer(serializers.Serializer[Any]):
     sha256 = serializers.CharField()
 
 
-class ImageSerializer(serializers.Serializer[RescueImage]):
+class ImageSerializer(ReadSerializer[RescueImage]):
     name = serializers.CharField()
     description = serializers.CharField()
     architecture = serializers.ChoiceField(RescueImage.Architecture.choices)
@@ -222,12 +231,14 @@ class ImageSerializer(serializers.Serializer[RescueImage]):
     default = serializers.BooleanField()
     files = ImageFileSerializer(many=True)
 
-    def to_representation(self, instance: RescueImage) -> dict[str, Any]:
-        return representation.image_json(instance)
+    represent = staticmethod(representation.image_json)
 
 
 class ImageWriteSerializer(WriteSerializer):
     """An image as it shall be; its files come as multipart/form-data."""
+
+    #: What the image itself has.
+    OWN = frozenset({"name", "description", "architecture", "command_line", "chain_script", "reports"})
 
     name = serializers.CharField(max_length=63)
     description = serializers.CharField(required=False, allow_blank=True, max_length=10_000)
@@ -255,17 +266,27 @@ class ImageWriteSerializer(WriteSerializer):
         names = attrs.get("file_names") or [file.name for file in files]
         if len(names) != len(files):
             raise serializers.ValidationError({"file_names": f"Give a name for each of the {len(files)} files."})
+        errors: Errors = {}
         for name in names:
             try:
                 ImageFile.check_name(ImageFile.Kind.FILE, name)
             except ValidationError as error:
-                raise serializers.ValidationError({"files": error.messages}) from error
+                errors.setdefault("files", []).extend(error.messages)
+        with collecting(errors):
+            self.check(attrs, ())
+        if errors:
+            raise serializers.ValidationError(errors)
         return {**attrs, "file_names": names}
 
+    def check(self, values: dict[str, Any], exclude: Collection[str]) -> None:
+        image = RescueImage.objects.get(pk=self.instance.pk) if self.instance else RescueImage()
+        for name in self.OWN & values.keys():
+            setattr(image, name, values[name])
+        image.full_clean(exclude={*exclude})
+
     def values(self) -> dict[str, Any]:
-        """What the image itself has."""
-        names = ("name", "description", "architecture", "command_line", "chain_script", "reports")
-        return {name: value for name, value in self.validated_data.items() if name in names}
+        """What the image itself shall have."""
+        return {name: value for name, value in self.validated_data.items() if name in self.OWN}
 
     def uploads(self) -> list[Upload]:
         """The files, stored. Raises ValidationError where the disk is full."""
@@ -286,7 +307,7 @@ class ImageWriteSerializer(WriteSerializer):
 # What the site has seen
 
 
-class AuditSerializer(serializers.Serializer[AuditEntry]):
+class AuditSerializer(ReadSerializer[AuditEntry]):
     id = serializers.IntegerField()
     at = serializers.DateTimeField()
     actor = serializers.CharField()
@@ -299,11 +320,10 @@ class AuditSerializer(serializers.Serializer[AuditEntry]):
     count = serializers.IntegerField()
     details = serializers.DictField()
 
-    def to_representation(self, instance: AuditEntry) -> dict[str, Any]:
-        return representation.audit_json(instance)
+    represent = staticmethod(representation.audit_json)
 
 
-class SightingSerializer(serializers.Serializer[Sighting]):
+class SightingSerializer(ReadSerializer[Sighting]):
     mac = serializers.CharField()
     first_seen_at = serializers.DateTimeField()
     last_seen_at = serializers.DateTimeField()
@@ -313,5 +333,4 @@ class SightingSerializer(serializers.Serializer[Sighting]):
     said = serializers.DictField(child=serializers.CharField(), help_text="Nobody vouches for it.")
     ignored = serializers.BooleanField()
 
-    def to_representation(self, instance: Sighting) -> dict[str, Any]:
-        return representation.sighting_json(instance)
+    represent = staticmethod(representation.sighting_json)

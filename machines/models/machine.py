@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from ipaddress import ip_address, ip_interface
@@ -26,6 +26,7 @@ from machines.models.fields import HostsField, InterfacesField, MACAddressField,
 from machines.models.identity import IDENTITY_NAMES, IdentityField
 from machines.models.rescue import Rescue
 from machines.models.sighting import Sighting
+from machines.models.validation import Errors, collecting, raise_if_errors
 
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
@@ -72,13 +73,19 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         an address that is taken or none.
         """
         with transaction.atomic():
-            machine = Machine(name=name, image=image, identity=identity or {}, notes=notes)
-            machine._set_rescue_network(rescue_network or {})
-            machine.full_clean()
+            machine = Machine()
+            values: dict[str, Any] = {
+                "name": name,
+                "image": image,
+                "identity": identity or {},
+                "notes": notes,
+                "macs": macs,
+            }
+            values |= {"allowed_networks": allowed_networks, "rescue_network": rescue_network or {}}
+            addresses = machine.take(values)
             machine.check_identity_is_free(actor)
             machine.save(force_insert=True)
-            machine._set_macs(macs)
-            machine._set_allowed_networks(allowed_networks)
+            machine._store(addresses)
             machine.adopt_sightings()
             AuditEntry.objects.record("machine_added", actor=actor, machine=machine, details=machine.snapshot())
         return machine
@@ -320,18 +327,11 @@ class Machine(models.Model):
             # As it is now, not as it was read.
             self.refresh_from_db()
             before, told, is_locked = self.snapshot(), self.identity, self.is_locked_for(actor)
-            for name in ("name", "image", "identity", "notes"):
-                setattr(self, name, values.get(name, getattr(self, name)))
-            if "rescue_network" in values:
-                self._set_rescue_network(values["rescue_network"])
-            self.full_clean()
+            addresses = self.take(values)
             if self.identity != told:
                 self.check_identity_is_free(actor)
             self.save()
-            if "macs" in values:
-                self._set_macs(values["macs"])
-            if "allowed_networks" in values:
-                self._set_allowed_networks(values["allowed_networks"])
+            self._store(addresses)
             changes = differences(before, self.snapshot())
             if not changes:
                 return False
@@ -347,51 +347,58 @@ class Machine(models.Model):
             )
         return True
 
-    def _set_rescue_network(self, network: Mapping[str, Sequence[str]]) -> None:
-        self.static_addresses = " ".join(network.get("addresses", ()))
-        self.gateways = " ".join(network.get("gateways", ()))
-        self.dns_servers = " ".join(network.get("dns", ()))
+    def take(self, values: Mapping[str, Any], exclude: Collection[str] = ()) -> dict[str, list[str]]:
+        """Take over what `values` name, not stored yet; returns `macs` and `allowed_networks` in their stored form.
 
-    def _set_macs(self, macs: Sequence[str]) -> None:
-        """Let the machine have these MAC addresses and no others. Raises ValidationError, all errors at once."""
+        Raises ValidationError with the errors of all fields. What is in `exclude` is not looked at.
+        """
+        errors: Errors = {}
+        for name in ("name", "image", "identity", "notes"):
+            setattr(self, name, values.get(name, getattr(self, name)))
+        if (network := values.get("rescue_network")) is not None:
+            self.static_addresses = " ".join(network.get("addresses", ()))
+            self.gateways = " ".join(network.get("gateways", ()))
+            self.dns_servers = " ".join(network.get("dns", ()))
+        with collecting(errors):
+            self.full_clean(exclude={*exclude})
+        addresses = {}
+        for name, normalise in (("macs", normalise_mac), ("allowed_networks", normalise_network)):
+            if name in values:
+                with collecting(errors):
+                    addresses[name] = self._normalised(name, values[name], normalise)
+        raise_if_errors(errors)
+        return addresses
+
+    def _normalised(self, name: str, texts: Sequence[str], normalise: Callable[[str], str]) -> list[str]:
         wanted, errors = [], []
-        for text in macs:
+        for text in texts:
             try:
-                address = normalise_mac(text)
+                wanted.append(normalise(text))
             except AddressError as error:
                 errors.append(str(error))
-                continue
-            if address in wanted:
-                errors.append(f"{address} is listed twice.")
-            wanted.append(address)
-        if not errors:
-            self.macs.exclude(address__in=wanted).delete()
+        errors += [f"{address} is listed twice." for address, number in Counter(wanted).items() if number > 1]
+        if name == "macs":
+            taken = MACAddress.objects.filter(address__in=wanted).exclude(machine__pk=self.pk or 0)
+            errors += [f"{mac.address}: This MAC address belongs to a machine already." for mac in taken]
+        if errors:
+            raise ValidationError({name: errors})
+        return wanted
+
+    def _store(self, addresses: Mapping[str, Sequence[str]]) -> None:
+        """Let the machine have these addresses and networks and no others, where they are given."""
+        if "macs" in addresses:
+            self.macs.exclude(address__in=addresses["macs"]).delete()
             there = set(self.macs.values_list("address", flat=True))
-            for address in wanted:
+            for address in addresses["macs"]:
                 if address not in there:
-                    try:
-                        self.add_mac(address)
-                    except ValidationError as error:
-                        errors += [f"{address}: {text}" for text in error.messages]
-        if errors:
-            raise ValidationError({"macs": errors})
-
-    def _set_allowed_networks(self, networks: Sequence[str]) -> None:
-        """Let the machine ask from these networks and no others. Raises ValidationError, all errors at once."""
-        wanted, errors = [], []
-        for text in networks:
-            try:
-                wanted.append(normalise_network(text))
-            except AddressError as error:
-                errors.append(str(error))
-        errors += [f"{network} is listed twice." for network in {one for one in wanted if wanted.count(one) > 1}]
-        if errors:
-            raise ValidationError({"allowed_networks": errors})
-        self.allowed_networks.exclude(network__in=wanted).delete()
-        there = set(self.allowed_networks.values_list("network", flat=True))
-        AllowedNetwork.objects.bulk_create(
-            AllowedNetwork(machine=self, network=network) for network in wanted if network not in there
-        )
+                    self.add_mac(address)
+        if "allowed_networks" in addresses:
+            wanted = addresses["allowed_networks"]
+            self.allowed_networks.exclude(network__in=wanted).delete()
+            there = set(self.allowed_networks.values_list("network", flat=True))
+            AllowedNetwork.objects.bulk_create(
+                AllowedNetwork(machine=self, network=network) for network in wanted if network not in there
+            )
 
     def delete_audited(self, actor: Actor) -> None:
         """Delete the machine, after ending its rescue, with audit entries for both. Raises MachineLockedError."""

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from rest_framework import serializers
+
+from machines.models.validation import Errors, collecting
+
+T = TypeVar("T")
+
+
+class ReadSerializer(serializers.Serializer[T]):
+    """What an answer holds: `represent` says it, and what is not declared as a field is not sent."""
+
+    represent: Callable[[Any], dict[str, Any]]
+
+    def to_representation(self, instance: T) -> dict[str, Any]:
+        return super().to_representation(type(self).represent(instance))  # type: ignore[arg-type]
 
 
 class WriteSerializer(serializers.Serializer[Any]):
     """What a request orders. A misspelt field is an error, instead of an order other than was meant."""
 
+    def check(self, values: dict[str, Any], exclude: Collection[str]) -> None:
+        """What the model objects to, where fields `exclude` are wrong already. Raises Django's ValidationError."""
+
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, Mapping) and (unknown := [name for name in data if name not in self.fields]):
-            raise serializers.ValidationError({name: ["There is no such field."] for name in unknown})
-        return super().to_internal_value(data)
+        if not isinstance(data, Mapping):
+            return super().to_internal_value(data)
+        errors: dict[str, Any] = {name: ["There is no such field."] for name in data if name not in self.fields}
+        values: dict[str, Any] = {}
+        try:
+            values = super().to_internal_value(data)
+        except serializers.ValidationError as error:
+            errors |= error.detail  # type: ignore[arg-type]
+        if not errors:
+            return values
+        for field in self._writable_fields:
+            with suppress(serializers.ValidationError, serializers.SkipField):
+                if (name := str(field.field_name)) not in errors:
+                    values[name] = field.run_validation(field.get_value(data))
+        # All that is wrong is told at once.
+        found: Errors = {}
+        with collecting(found):
+            self.check(values, [*errors])
+        raise serializers.ValidationError(found | errors)
