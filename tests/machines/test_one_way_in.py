@@ -86,7 +86,7 @@ def image_by_program(client: Client, image: RescueImage) -> None:
     from django.test.client import BOUNDARY, MULTIPART_CONTENT, encode_multipart
 
     values = {"command_line": "quiet", "description": "better", "kernel": SimpleUploadedFile("k", b"newer kernel")}
-    body = encode_multipart(BOUNDARY, values)  # type: ignore[no-untyped-call]
+    body = encode_multipart(BOUNDARY, values)
     assert client.patch("/api/images/tiny/", body, content_type=MULTIPART_CONTENT).status_code == 200
 
 
@@ -130,7 +130,7 @@ def test_a_deleted_image_leaves_the_same_entry_by_page_and_by_program(
     ):
         image = RescueImage.objects.add({"name": "menu", "chain_script": "#!ipxe\nexit\n"}, [], ALICE)
         machine.revise({"image": image}, ALICE)
-        delete(image)
+        delete(image)  # type: ignore[no-untyped-call]
         details.append(AuditEntry.objects.filter(action="rescueimage_deleted").latest("pk").details)
     assert details[0] == details[1]
     assert details[0]["machines"] == ["web01"]
