@@ -24,8 +24,8 @@ class RescueAdminSite(admin.AdminSite):
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """Django's own, with an audit entry."""
-        from machines.admin.auditing import actor_of
         from machines.models import AuditEntry
+        from rescuesite.actors import actor_of
 
         with transaction.atomic():
             response: HttpResponse = super().password_change(request, extra_context)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from django.contrib import admin
@@ -17,6 +17,7 @@ from django.utils.safestring import SafeString
 
 from machines.admin.search import MACSearch
 from machines.boot.reasons import Reason, reason_text
+from machines.import_export import csv_text
 from machines.models import AuditEntry
 from machines.representation import audit_json
 from machines.wording import source_text
@@ -106,22 +107,12 @@ class DecisionReasonFilter(admin.SimpleListFilter):
         return queryset.filter(reason=self.value()) if self.value() else queryset
 
 
-class _Echo:
-    def write(self, line: str) -> str:
-        return line
-
-
 def _csv(entries: Iterable[AuditEntry]) -> Iterator[str]:
-    writer = csv.writer(_Echo())
-    yield writer.writerow(_COLUMNS)
-    for entry in entries:
-        values = audit_json(entry)
-        yield writer.writerow([cell(values[column]) for column in _COLUMNS])
+    rows = ([_text(audit_json(entry)[column]) for column in _COLUMNS] for entry in entries)
+    return csv_text.lines(chain([_COLUMNS], rows))
 
 
-def cell(value: Any) -> str:
-    """A CSV cell that no spreadsheet takes for a formula."""
+def _text(value: Any) -> str:
     if value is None:
         return ""
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)

@@ -8,15 +8,9 @@ from django.db import models, transaction
 from django.http import HttpRequest
 
 from machines.admin.lookups import OfferedLookups
-from machines.models import Actor, AuditEntry, Machine
+from machines.models import AuditEntry, Machine
 from machines.models.audit import differences
-from rescuesite.client_address import source_of
-
-
-def actor_of(request: HttpRequest) -> Actor:
-    """The user who does something in the admin, and from where."""
-    source = source_of(request)
-    return Actor.of_user(request.user, str(source) if source else None)
+from rescuesite.actors import actor_of
 
 
 class AuditingModelAdmin(OfferedLookups):

@@ -13,9 +13,10 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from machines.admin.auditing import AuditingModelAdmin, actor_of
+from machines.admin.auditing import AuditingModelAdmin
 from machines.models import ImageFile, RescueImage, StoredFile
 from machines.models.image import MACHINES_NAMED
+from rescuesite.actors import actor_of
 
 
 class ImageFileForm(forms.ModelForm[ImageFile]):

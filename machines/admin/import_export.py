@@ -12,13 +12,13 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpRespons
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
-from machines.admin.auditing import actor_of
 from machines.import_export.exporting import table
 from machines.import_export.plan import Plan, apply, plan
 from machines.import_export.reading import COLUMNS, decode, read
 from machines.import_export.rows import BulkError, Problem
 from machines.models import Machine
 from machines.models.machine import ENABLE_RESCUE
+from rescuesite.actors import actor_of
 
 #: What is shown to be confirmed travels in the form; more is for the command. In bytes.
 MAX_UPLOAD = 2 << 20

@@ -18,7 +18,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
-from machines.admin.auditing import AuditingModelAdmin, actor_of
+from machines.admin.auditing import AuditingModelAdmin
 from machines.admin.import_export import MachineTables
 from machines.admin.preview import PreviewForm
 from machines.admin.rescue import MAX_DIGITS, RescueSwitch
@@ -31,6 +31,7 @@ from machines.preview import likely_request
 from machines.smbios import is_placeholder
 from machines.timeline import machine_timeline
 from machines.wording import SHORT_STATES, STATES
+from rescuesite.actors import actor_of
 
 #: What nobody changes during a rescue who may not enable one: all but the notes.
 _WHO_IT_IS = ("name", "image", "identity", "static_addresses", "gateways", "dns_servers")

@@ -15,10 +15,11 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
-from machines.admin.auditing import AuditingModelAdmin, actor_of
+from machines.admin.auditing import AuditingModelAdmin
 from machines.admin.lookups import OfferedLookups
 from machines.models import Delivery, NotificationRule
 from machines.notifications.events import TEST, Event
+from rescuesite.actors import actor_of
 
 _FIELDS = (
     *("name", "is_active", "events", "overdue_minutes", "all_machines", "machines"),

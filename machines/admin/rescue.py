@@ -16,10 +16,10 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
-from machines.admin.auditing import actor_of
 from machines.models import Actor, Machine, Rescue, RescueImage, SSHKey
 from machines.models.rescue_terms import NoActiveRescueError, RescueError, RescueRequest
 from machines.models.turns import in_turns
+from rescuesite.actors import actor_of
 
 PERMISSION = "machines.enable_rescue"
 #: More machines than this are not switched at once: nobody reads such a list.

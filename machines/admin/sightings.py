@@ -17,9 +17,10 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from machines.admin.auditing import AuditedAdmin, actor_of
+from machines.admin.auditing import AuditedAdmin
 from machines.admin.search import MACSearch
 from machines.models import AuditEntry, MACAddress, Machine, Sighting
+from rescuesite.actors import actor_of
 
 
 class AttachForm(forms.Form):

@@ -4,39 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from django import forms
 from django.contrib import admin
 from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from machines.admin.auditing import actor_of
-from machines.admin.lookups import OfferedLookups
+from machines.admin.owned import OwnedAdmin, OwnedForm
 from machines.models import APIToken
+from rescuesite.actors import actor_of
 
 
-class APITokenForm(forms.ModelForm[APIToken]):
+class APITokenForm(OwnedForm):
+    unique_field = "name"
+
     class Meta:
         model = APIToken
         fields = ("name", "user", "expires_at")
 
-    def _get_validation_exclusions(self) -> set[str]:
-        # The constraint on user and name is to be checked, although the form does not always ask for both.
-        excluded: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]
-        return excluded - {"user", "name"}
-
 
 @admin.register(APIToken)
-class APITokenAdmin(OfferedLookups):
+class APITokenAdmin(OwnedAdmin):
     """The model leaves the audit entries, as tokens are made by other ways too."""
 
     form = APITokenForm
-    list_display = ("name", "user", "created_at", "last_used_at", "expires_at", "works")
-    list_select_related = ("user",)
+    own_fields = ("name", "expires_at")
+    shown_fields = ("created_at", "last_used_at")
+    list_display = ("name", "user", "created_at", "last_used_at", "expires_at", "active")
     search_fields = ("name", "user__username")
 
-    @admin.display(description="works", boolean=True)
-    def works(self, token: APIToken) -> bool:
+    @admin.display(description="active", boolean=True)
+    def active(self, token: APIToken) -> bool:
         return token.user.is_active and not token.has_expired
 
     def save_model(self, request: HttpRequest, obj: APIToken, form: Any, change: Any) -> None:
@@ -60,55 +57,3 @@ class APITokenAdmin(OfferedLookups):
         with transaction.atomic():
             for token in queryset:
                 token.revoke(actor_of(request))
-
-    def get_queryset(self, request: HttpRequest) -> models.QuerySet[APIToken]:
-        tokens: models.QuerySet[APIToken] = super().get_queryset(request)
-        return tokens if request.user.is_superuser else tokens.filter(user=request.user.pk)
-
-    def get_fields(self, request: HttpRequest, obj: APIToken | None = None) -> Any:
-        fields = ["name", "expires_at"]
-        if request.user.is_superuser:
-            fields.append("user")
-        return fields + (["created_at", "last_used_at"] if obj else [])
-
-    def get_readonly_fields(self, request: HttpRequest, obj: APIToken | None = None) -> list[str]:
-        return ["created_at", "last_used_at"]
-
-    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        return {"user": request.user.pk}
-
-    def get_form(self, request: HttpRequest, obj: APIToken | None = None, change: bool = False, **kwargs: Any) -> Any:
-        form = super().get_form(request, obj, change, **kwargs)
-        if obj is None and not request.user.is_superuser:
-            owner = request.user
-
-            class OwnTokenForm(form):  # type: ignore[misc, valid-type]
-                def _post_clean(self) -> None:
-                    self.instance.user = owner
-                    super()._post_clean()
-
-            return OwnTokenForm
-        return form
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return self._is_staff(request)
-
-    def has_view_permission(self, request: HttpRequest, obj: APIToken | None = None) -> bool:
-        return self._may(request, obj)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return self._is_staff(request)
-
-    def has_change_permission(self, request: HttpRequest, obj: APIToken | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: APIToken | None = None) -> bool:
-        return self._may(request, obj)
-
-    @staticmethod
-    def _is_staff(request: HttpRequest) -> bool:
-        return bool(request.user.is_active and request.user.is_staff)
-
-    def _may(self, request: HttpRequest, obj: APIToken | None) -> bool:
-        own = obj is None or request.user.is_superuser or obj.user_id == request.user.pk
-        return self._is_staff(request) and own

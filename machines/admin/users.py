@@ -11,9 +11,10 @@ from django.contrib.auth.models import Group, User
 from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse
 
-from machines.admin.auditing import AuditedAdmin, actor_of
+from machines.admin.auditing import AuditedAdmin
 from machines.models import APIToken
 from machines.models.rights import may_touch_account
+from rescuesite.actors import actor_of
 
 admin.site.unregister(User)
 admin.site.unregister(Group)

@@ -14,9 +14,10 @@ from rest_framework.viewsets import GenericViewSet
 
 from machines.api import filters, serializers
 from machines.models import RescueImage
+from rescuesite.actors import actor_of
 from rescuesite.api.lists import FilteredLists
 from rescuesite.api.negotiation import BoundedJSONParser
-from rescuesite.api.views import NotStored, actor_of
+from rescuesite.api.views import NotStored
 
 _BODY = {
     "multipart/form-data": serializers.ImageWriteSerializer,

@@ -23,9 +23,10 @@ from machines.models.machine import ENABLE_RESCUE, MACHINE_NAME
 from machines.models.rescue_terms import NoActiveRescueError, RescueError
 from machines.preview import imagined, likely_request
 from machines.timeline import machine_timeline
+from rescuesite.actors import actor_of
 from rescuesite.api.exceptions import ConflictError
 from rescuesite.api.lists import FilteredLists
-from rescuesite.api.views import NotStored, actor_of
+from rescuesite.api.views import NotStored
 
 _TAGS = ["machines"]
 _IMAGINED = {

@@ -15,9 +15,10 @@ from rest_framework.viewsets import GenericViewSet
 from machines.api import filters
 from machines.api import notification_serializers as serializers
 from machines.models import Delivery, NotificationRule
+from rescuesite.actors import actor_of
 from rescuesite.api.exceptions import ConflictError
 from rescuesite.api.lists import FilteredLists
-from rescuesite.api.views import NotStored, actor_of
+from rescuesite.api.views import NotStored
 
 _NUMBER = "[0-9]{1,18}"
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator
 
-from machines.import_export.reading import COLUMNS, FORMULA
+from machines.import_export import csv_text
+from machines.import_export.reading import COLUMNS
 from machines.models import Machine
-
-
-class _Echo:
-    def write(self, line: str) -> str:
-        return line
 
 
 def table(machines: Iterable[Machine]) -> Iterator[str]:
     """The lines of the table; `machines` with their addresses read already (`for_lists`)."""
-    writer = csv.writer(_Echo(), lineterminator="\n")
-    yield writer.writerow(COLUMNS)
+    yield from csv_text.lines(_rows(machines))
+
+
+def _rows(machines: Iterable[Machine]) -> Iterator[Iterable[str]]:
+    yield COLUMNS
     for machine in machines:
         values = {
             "name": machine.name,
@@ -29,10 +27,4 @@ def table(machines: Iterable[Machine]) -> Iterator[str]:
             # A line break of another kind would end the row for some readers; importing compares lines.
             "notes": machine.notes.replace("\r\n", "\n").replace("\r", "\n"),
         }
-        yield writer.writerow([guarded(values[column]) for column in COLUMNS])
-
-
-def guarded(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula; importing takes the apostrophe away again."""
-    is_guarded = text[:1] == "'" and text[1:2] in FORMULA
-    return f"'{text}" if text[:1] in FORMULA or is_guarded else text
+        yield [values[column] for column in COLUMNS]

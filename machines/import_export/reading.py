@@ -7,6 +7,7 @@ import csv
 import io
 import re
 
+from machines.import_export.csv_text import unguarded
 from machines.import_export.php import is_php, read_php
 from machines.import_export.rows import BulkError, Contents, Problem, Row
 
@@ -14,8 +15,6 @@ from machines.import_export.rows import BulkError, Contents, Problem, Row
 COLUMNS = ("name", "macs", "networks", "uuid", "serial", "image", "notes")
 #: More than this is no table of machines. In bytes.
 MAX_BYTES = 20 << 20
-#: With these begins what a spreadsheet computes.
-FORMULA = tuple("=+-@\t\r")
 _DELIMITERS = (",", ";", "\t")
 _SEP_LINE = re.compile(r"\"?sep=(?P<delimiter>[^\n\"])\"?[ \t]*\r?\n", re.IGNORECASE)
 _AS_TEXT = re.compile(r'="(?P<text>(?:[^"]|"")*)"', re.DOTALL)
@@ -106,12 +105,12 @@ def _surplus(cells: list[str], names: list[str]) -> str:
 def plain(cell: str) -> str:
     """A cell's value, without what spreadsheets write around it.
 
-    That is an apostrophe that keeps it from being a formula (see `exporting`), or the formula of a constant text, which
+    That is an apostrophe that keeps it from being a formula (see `csv_text`), or the formula of a constant text, which
     keeps the zeros of `="00123"`.
     """
     text = cell.lstrip().replace("\r\n", "\n")
-    if text[:1] == "'" and text[1:2] in FORMULA:
-        return text[1:].strip()
+    if (given := unguarded(text)) != text:
+        return given.strip()
     text = text.rstrip()
     constant = _AS_TEXT.fullmatch(text)
     return constant["text"].replace('""', '"').strip() if constant else text

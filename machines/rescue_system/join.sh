@@ -1,6 +1,6 @@
 #!/bin/sh
 # For a rescue system that is not ours: takes the SSH keys that the site delivers, lets root in with them, and reports
-# that one can log in. SystemRescue runs it as “autorun”, Grml as “netscript”; see README. Both need rescuesite={url} on
+# that one can log in. SystemRescue runs it as “autorun”, Grml as “netscript”; see docs/images.md. Both need rescuesite={url} on
 # the kernel's command line.
 set -u
 site=${1:-$(sed -n 's/.*\brescuesite=\([^ ]*\).*/\1/p' /proc/cmdline)}

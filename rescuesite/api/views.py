@@ -15,20 +15,11 @@ from rest_framework.response import Response
 from rest_framework.reverse import reverse
 from rest_framework.views import APIView
 
-from machines.models import Actor
-from rescuesite.client_address import source_of
-
 #: The resources' lists, by the names that their routes have.
 LISTS = (
     *("machines", "images", "rescues", "audit", "sightings", "notification-rules", "notifications"),
     *("rom-builds", "flash-jobs", "cards", "stations", "installed-roms"),
 )
-
-
-def actor_of(request: Request) -> Actor:
-    """The user who asks, and from where."""
-    source = source_of(request._request)
-    return Actor.of_user(request.user, str(source) if source else None)
 
 
 class NotStored(APIView):

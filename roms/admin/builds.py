@@ -25,9 +25,9 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
-from machines.admin.auditing import actor_of
 from machines.boot.http import base_url
 from machines.models import RescueImage
+from rescuesite.actors import actor_of
 from roms.admin.jobs import JobAdmin, JobStateFilter, attached, job_url, kib, number, seconds_text, take_errors
 from roms.downloads import CHIP, padded
 from roms.models import ROM_TARGETS, Build, Card, JobState, Profile, Target

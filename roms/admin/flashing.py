@@ -14,8 +14,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 
-from machines.admin.auditing import actor_of
 from machines.models import Machine
+from rescuesite.actors import actor_of
 from roms.admin.jobs import JobAdmin, JobStateFilter, attached, job_url, kib, number, take_errors
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Station
 

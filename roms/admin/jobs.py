@@ -27,10 +27,10 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from machines.admin.auditing import actor_of
 from machines.admin.lookups import OfferedLookups
 from machines.boot.sending import send
 from machines.models import StoredFile
+from rescuesite.actors import actor_of
 from roms.models import Card, Job, JobState
 from roms.models.job import FINISHED
 

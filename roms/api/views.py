@@ -19,9 +19,10 @@ from rest_framework.reverse import reverse
 from rest_framework.viewsets import GenericViewSet
 
 from machines.models import StoredFile
+from rescuesite.actors import actor_of
 from rescuesite.api.exceptions import ConflictError
 from rescuesite.api.lists import FilteredLists
-from rescuesite.api.views import NotStored, actor_of
+from rescuesite.api.views import NotStored
 from roms.api import filters, serializers
 from roms.downloads import padded
 from roms.models import Build, Card, FlashJob, InstalledROM, Job, Station
