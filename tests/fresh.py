@@ -1,7 +1,7 @@
-"""What README tells a newcomer, done on a bare Debian 12: python -m tests.fresh, or `make test-fresh`.
+"""What README and docs/ tell a newcomer, done on a bare Debian 12: python -m tests.fresh, or `make test-fresh`.
 
 Makes a root directory that holds Debian, git, python3 and make, clones this checkout into it, and runs there
-`make run`, README's line of packages for ROMs, one build of the stand-in tree, and, in a second root, `make test-fast`.
+`make run`, the pages' packages for ROMs, one build of the stand-in tree, and, in a second root, `make test-fast`.
 The host's apt and pip configuration and certificates are taken along, as a newcomer's host has its own. Every step runs
 in mount and process namespaces of its own: its mounts and processes are gone when it ends, however it ends. Needs root.
 """
@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+
+from tests import pages
 
 PROJECT = Path(__file__).resolve().parent.parent
 SUITE = "bookworm"
@@ -174,8 +176,8 @@ def newcomer(folder: Path, roots: list[Root]) -> None:
     roots.append(second)
 
     with first.serving(RESCUESITE_IPXE_SOURCE=f"{CLONE}/tests/roms/stand_in"):
-        # As README has it; `yes` is the newcomer, who also knows that a new system has no lists of packages.
-        first.run("README's packages for ROMs", ["sh", "-c", f"apt-get update -qq && yes | {rom_packages()}"])
+        # As docs/roms.md has it; `yes` is the newcomer, who also knows that a new system has no lists of packages.
+        first.run("the packages for ROMs", ["sh", "-c", f"apt-get update -qq && yes | {rom_packages()}"])
         order = [".venv/bin/python", "manage.py", "build_rom", "8086:1229", "--site", "http://192.0.2.10:8000"]
         first.run("a ROM of the stand-in tree", [*order, "--profile", "minimal", "--wait"])
     second.run("make test-fast", ["make", "test-fast"])
@@ -222,10 +224,9 @@ def named_by_pip() -> list[Path]:
 
 
 def rom_packages() -> str:
-    """README's line that installs what building and flashing ROMs needs."""
-    readme = (PROJECT / "README.md").read_text().replace("\\\n", " ")
-    (line,) = re.findall(r"^apt-get install .*\bflashrom\b.*$", readme, re.MULTILINE)
-    return str(line)
+    """The pages' line that installs what building and flashing ROMs needs."""
+    (line,) = {line for line in pages.lines_of(pages.PACKAGES) if "flashrom" in line.split()}
+    return line
 
 
 if __name__ == "__main__":

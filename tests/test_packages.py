@@ -1,8 +1,7 @@
-"""Debian's packages are listed in the Makefile; what README and messages tell people to install is the same."""
+"""Debian's packages are listed in the Makefile; what pages and messages tell people to install is the same."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from machines.rescue_system.builder import TOOLS
 from roms.toolchain import ipxe_source, runner
+from tests import pages
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,18 +21,19 @@ def listed(name: str) -> set[str]:
     return set(words)
 
 
-def readme_lines() -> list[set[str]]:
-    readme = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    return [set(line.split()) for line in re.findall(r"^apt-get install --no-install-recommends (.*)$", readme, re.M)]
+def lists() -> list[set[str]]:
+    """What each `apt-get install` of README and docs/ installs."""
+    command = "apt-get install --no-install-recommends "
+    return [set(line.removeprefix(command).split()) for line in pages.lines_of(pages.PACKAGES)]
 
 
 @pytest.mark.parametrize("name", ["ROM", "IMAGE"])
-def test_readme_names_the_packages_that_the_makefile_lists(name: str) -> None:
-    assert listed(name) in readme_lines()
+def test_the_pages_name_the_packages_that_the_makefile_lists(name: str) -> None:
+    assert listed(name) in lists()
 
 
-def test_readme_names_no_other_packages() -> None:
-    assert len(readme_lines()) == 2
+def test_the_pages_name_no_other_packages() -> None:
+    assert [found for found in lists() if found not in (listed("ROM"), listed("IMAGE"))] == []
 
 
 @pytest.mark.parametrize("name", ["FAST", "TEST"])

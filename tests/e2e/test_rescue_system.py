@@ -19,7 +19,7 @@ from tests.e2e.vm import GATEWAY, VirtualServer, ask_at
 # One worker builds the image, once, and these tests go on from each other: `--dist loadfile` keeps them together.
 pytestmark = pytest.mark.e2e
 
-README = (ROOT / "README.md").read_text()
+API = (ROOT / "docs" / "api.md").read_text()
 UEFI_MAC = "52:54:00:00:00:ef"
 #: What the second machine has instead of DHCP, and QEMU's name server.
 STATIC, NAME_SERVER = "10.0.2.99", "10.0.2.3"
@@ -305,11 +305,11 @@ def test_a_change_made_with_rescue_mount_is_on_the_disk_after_rescue_done_and_th
     assert read.stdout.strip() == "mended"
 
 
-def test_readmes_example_for_programs_enables_waits_and_logs_in(
+def test_the_example_for_programs_enables_waits_and_logs_in(
     rescued: Rescued, site: Site, keys: Path, tmp_path: Path
 ) -> None:
     token = site.manage("token", "add", "alice", "readme").strip()
-    [example] = re.findall(r"^```sh\n(export SITE=.*?)^```", README, re.MULTILINE | re.DOTALL)
+    [example] = re.findall(r"^```sh\n(export SITE=.*?)^```", API, re.MULTILINE | re.DOTALL)
     example = example.replace("http://127.0.0.1:8000", site.url).replace("rs_…", token)
     if site.rescue()["state"] != "ended":
         site.manage("rescue", "disable", "web01")
