@@ -137,7 +137,9 @@ def _interface(text: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
     try:
         interface = ipaddress.ip_interface(text)
     except ValueError:
-        raise AddressError(f"“{text[:60]}” is no address with a prefix length; write it like 192.0.2.7/24.") from None
+        raise AddressError(
+            f"“{text[:60]}” is not a valid address with a prefix length; write it like 192.0.2.7/24."
+        ) from None
     _host(host)
     network = interface.network
     if network.num_addresses > 2 and interface.ip == network.network_address:

@@ -1,4 +1,4 @@
-"""How things stand, for the admin's front page: a constant number of queries."""
+"""Overview, for the admin's front page: a constant number of queries."""
 
 from __future__ import annotations
 

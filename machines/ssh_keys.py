@@ -62,7 +62,7 @@ class PublicKey:
         kind, encoded, comment = _words(line[len(options) :])
         if kind not in _TYPES + _SECURITY_KEY_TYPES:
             raise KeyFormatError(
-                f"“{kind[:40]}” is no key type that is accepted; the line must begin with one of: "
+                f"“{kind[:40]}” is not an accepted key type; the line must begin with one of: "
                 f"{', '.join(_TYPES + _SECURITY_KEY_TYPES)}."
             )
         try:

@@ -13,7 +13,7 @@ from rescuesite import disk_space
 class RescueAdminSite(admin.AdminSite):
     site_header = "Rescue"
     site_title = "Rescue"
-    index_title = "How things stand"
+    index_title = "Overview"
     password_change_template = "machines/own_password.html"  # noqa: S105 - a template
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:

@@ -136,7 +136,8 @@ def email() -> dict[str, Any]:
     except (KeyError, ValueError):
         # Not the value itself, which holds a password.
         raise ImproperlyConfigured(
-            "RESCUESITE_EMAIL_URL is no smtp://USER:PASSWORD@HOST:PORT; smtp+tls:// and smtp+ssl:// are understood too."
+            "RESCUESITE_EMAIL_URL is not valid. Write it like smtp://USER:PASSWORD@HOST:PORT, smtp+tls://… or "
+            "smtp+ssl://…."
         ) from None
     return {
         **nowhere,

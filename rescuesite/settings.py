@@ -1,4 +1,4 @@
-"""Settings of the whole site. What a site's owner may set comes from the environment; docs/deployment.md has the table."""
+"""Settings of the whole site. What its owner may set comes from the environment: docs/deployment.md has the table."""
 
 import os
 import socket

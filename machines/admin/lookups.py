@@ -43,7 +43,7 @@ class OfferedLookups(admin.ModelAdmin[Any]):
                 raise IncorrectLookupParameters(f"{lookup} cannot be that.")
             return True
         if first != "pk" and first not in {field.name for field in self.opts.get_fields()}:
-            raise IncorrectLookupParameters(f"{first} is no field of this list.")
+            raise IncorrectLookupParameters(f"{first} is not a field of this list.")
         return False
 
     def offered_lookups(self, request: HttpRequest) -> set[str]:
@@ -99,7 +99,7 @@ class OfferedLookups(admin.ModelAdmin[Any]):
 
     def response_action(self, request: HttpRequest, queryset: models.QuerySet[Any], *args: Any, **kwargs: Any) -> Any:
         if not all(_is_number(pk, _DIGITS) for pk in request.POST.getlist(ACTION_CHECKBOX_NAME)):
-            raise BadRequest("What was chosen is no row of this list.")
+            raise BadRequest("What was chosen is not a row of this list.")
         return super().response_action(request, queryset, *args, **kwargs)
 
 

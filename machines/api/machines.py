@@ -196,7 +196,7 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
         errors: dict[str, str] = {}
         for field in ("source", "ip"):
             if given.get(field) and parse_ip(given[field]) is None:
-                errors[field] = f"“{given[field][:100]}” is no IP address."
+                errors[field] = f"“{given[field][:100]}” is not a valid IP address."
         if "mac" in given:
             try:
                 given["mac"] = normalise_mac(given["mac"])

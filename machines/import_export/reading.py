@@ -13,7 +13,7 @@ from machines.import_export.rows import BulkError, Contents, Problem, Row
 
 #: What a table may have; only `name` must be there.
 COLUMNS = ("name", "macs", "networks", "uuid", "serial", "image", "notes")
-#: More than this is no table of machines. In bytes.
+#: More than it is not a table of machines. In bytes.
 MAX_BYTES = 20 << 20
 _DELIMITERS = (",", ";", "\t")
 _SEP_LINE = re.compile(r"\"?sep=(?P<delimiter>[^\n\"])\"?[ \t]*\r?\n", re.IGNORECASE)
@@ -29,7 +29,7 @@ def read(contents: bytes) -> Contents:
 def decode(contents: bytes) -> str:
     """The text of a file: UTF-8, UTF-16 as spreadsheets write it, and PHP in Latin-1 too. Raises BulkError."""
     if len(contents) > MAX_BYTES:
-        raise BulkError([Problem(1, f"The file has more than {MAX_BYTES >> 20} MB; this is no table of machines.")])
+        raise BulkError([Problem(1, f"The file has more than {MAX_BYTES >> 20} MB; it is not a table of machines.")])
     try:
         text = contents.decode(_encoding(contents))
     except UnicodeDecodeError as error:
@@ -84,7 +84,7 @@ def read_table(text: str) -> list[Row]:
             named = zip(names, cells + [""] * (len(names) - len(cells)), strict=False)
             rows.append(Row(line, {name: plain(cell) for name, cell in named if name}))
     except csv.Error as error:
-        problems.append(Problem(reader.line_num + skipped, f"This is no table: {error}."))
+        problems.append(Problem(reader.line_num + skipped, f"This is not a valid table: {error}."))
     if not names:
         problems.append(Problem(1, f"The first line must name the columns: {', '.join(COLUMNS)}."))
     if problems:

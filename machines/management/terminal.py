@@ -132,5 +132,5 @@ def moment(text: str) -> datetime:
     except ValueError:
         parsed = None
     if parsed is None:
-        raise CommandError(f"“{text}” is no time; write it like 2026-12-24T18:00 or 2026-12-24T18:00+01:00.")
+        raise CommandError(f"“{text}” is not a valid time; write it like 2026-12-24T18:00 or 2026-12-24T18:00+01:00.")
     return parsed if timezone.is_aware(parsed) else timezone.make_aware(parsed)

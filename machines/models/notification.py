@@ -143,7 +143,7 @@ class NotificationRule(models.Model):
             try:
                 validate_email(address)
             except ValidationError:
-                wrong.append(f"“{address[:100]}” is no e-mail address.")
+                wrong.append(f"“{address[:100]}” is not a valid e-mail address.")
         return wrong
 
     def issue(self, machines: Iterable[Machine], actor: Actor) -> str:

@@ -49,7 +49,7 @@ def _objection(address: IPAddress, allowed: Sequence[IPNetwork]) -> str:
     if is_own(address):
         return "" if any(network.num_addresses == 1 for network in named) else f"{address} is this host itself"
     if not _is_public(address) and not named:
-        return f"{address} is no public address, and RESCUESITE_WEBHOOK_NETWORKS does not name its network"
+        return f"{address} is not a public address, and RESCUESITE_WEBHOOK_NETWORKS does not name its network"
     return ""
 
 

@@ -76,7 +76,7 @@ def parse(url: str) -> Target:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise WebhookAddressError("This is no address; write it like https://chat.example.net/hook.") from None
+        raise WebhookAddressError("This is not a valid address; write it like https://chat.example.net/hook.") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise WebhookAddressError("Write it like https://chat.example.net/hook; http:// works too.")
     if parts.username is not None or parts.password is not None:

@@ -43,12 +43,12 @@ class Recipe:
     def check(self) -> None:
         """Raise BuildError for text that mmdebstrap or apt would take for an option, a file or a command."""
         if not re.fullmatch(r"[a-z][a-z0-9.-]*", self.suite):
-            raise BuildError(f"“{self.suite[:60]}” is no suite of Debian: write it like bookworm.")
+            raise BuildError(f"“{self.suite[:60]}” is not a valid Debian suite: write it like bookworm.")
         for name in self.include:
             if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]+(?::[a-z0-9]+)?(?:=[A-Za-z0-9.+~:-]+)?", name):
-                raise BuildError(f"“{name[:60]}” is no package's name: write it like htop.")
+                raise BuildError(f"“{name[:60]}” is not a valid package name: write it like htop.")
         if self.mirror and not re.fullmatch(r"(?:https?|ftp|file|copy|mirror\+[a-z]+):/[!-~]+", self.mirror):
-            raise BuildError(f"“{self.mirror[:60]}” is no mirror: write it like http://deb.debian.org/debian.")
+            raise BuildError(f"“{self.mirror[:60]}” is not a valid mirror: write it like http://deb.debian.org/debian.")
 
     def packages(self) -> list[str]:
         """Debian's packages by name, sorted."""

@@ -104,4 +104,4 @@ def _log_in(port: int, password: str) -> bool:
     match = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
     assert match
     form = f"csrfmiddlewaretoken={match.group(1)}&username=admin&password={password}"
-    return "How things stand" in browser.open(url, form.encode()).read().decode()
+    return "Overview" in browser.open(url, form.encode()).read().decode()

@@ -471,7 +471,7 @@ def test_a_token_is_printed_alone_listed_and_revoked(ada: User) -> None:
     (listed,) = manage_json("token", "list")
     assert (listed["user"], listed["name"], listed["expires_at"]) == ("ada", "deploy", None)
     assert clear not in manage("token", "list")
-    assert "works no more" in manage("token", "revoke", "ada", "deploy")
+    assert "is revoked" in manage("token", "revoke", "ada", "deploy")
     assert APIToken.objects.find(clear) is None
     assert [entry.action for entry in AuditEntry.objects.order_by("pk")] == ["token_added", "token_deleted"]
 

@@ -48,7 +48,7 @@ def _checked(site: str) -> str:
     """The site's address, if a network card can use it. Raises CommandError."""
     if not _SITE.fullmatch(site):
         raise CommandError(
-            f"“{site}” is no address of a site; write it like http://192.0.2.10:8000.", returncode=NOT_DONE
+            f"“{site}” is not a valid site address; write it like http://192.0.2.10:8000.", returncode=NOT_DONE
         )
     if _LOOPBACK.match(site):
         raise CommandError(

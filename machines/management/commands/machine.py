@@ -106,5 +106,5 @@ def _readable(value: Any) -> str:
 def _identity(item: str) -> tuple[str, str]:
     name, equals, value = item.partition("=")
     if not equals:
-        raise CommandError(f"“{item}” is no identity; write it like serial=CZ1234.")
+        raise CommandError(f"“{item}” is not a valid identity; write it like serial=CZ1234.")
     return name, value

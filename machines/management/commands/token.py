@@ -58,7 +58,7 @@ class Command(TerminalCommand):
             raise CommandError(f"{user} has no token “{options['name']}”. “manage.py token list” shows them.")
         shown = _json(token)
         token.revoke(actor_named(options["by"]))
-        self.show(shown, f"The token “{token.name}” of {user} works no more.", options)
+        self.show(shown, f"The token “{token.name}” of {user} is revoked.", options)
 
 
 def _json(token: APIToken) -> dict[str, Any]:
