@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from machines.boot.reasons import Outcome, reason_text
 from machines.models import AuditEntry, Machine, Rescue
-from machines.wording import source_text
+from machines.wording import action_text, source_text
 
 _LIMIT = 200
 _END_CAUSES = {
@@ -189,7 +189,7 @@ def _rom_job(entry: AuditEntry) -> Event:
 
 
 def _other(entry: AuditEntry) -> Event:
-    title = entry.action.replace("_", " ").capitalize()
+    title = action_text(entry.action)
     changes: dict[str, Any] = entry.details.get("after", {}) if "before" in entry.details else {}
     facts = tuple((name, f"{entry.details['before'].get(name)} → {value}") for name, value in changes.items())
     return Event(entry.at, "change", title, entry.reason, facts=facts)

@@ -16,11 +16,11 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from machines.admin.search import MACSearch
-from machines.boot.reasons import Reason, reason_text
+from machines.boot.reasons import Reason, reason_text, reason_words
 from machines.import_export import csv_text
 from machines.models import AuditEntry
 from machines.representation import audit_json
-from machines.wording import source_text
+from machines.wording import action_text, source_text
 
 _COLUMNS = ("id", "at", "actor", "source", "machine", "mac", "action", "outcome", "reason", "count", "details")
 
@@ -29,20 +29,20 @@ _COLUMNS = ("id", "at", "actor", "source", "machine", "mac", "action", "outcome"
 class AuditEntryAdmin(MACSearch):
     #: From the page of a machine.
     linked_lookups = ("machine_pk",)
-    list_display = ("at", "machine_link", "action", "outcome", "why", "actor", "from_where", "mac", "count")
+    list_display = ("at", "machine_link", "what", "outcome", "why", "actor", "from_where", "mac", "count")
     search_fields = ("machine", "mac", "actor", "source", "reason", "subject")
     search_help_text = "Machine, MAC address in any form, person, address or reason."
     date_hierarchy = "at"
     list_per_page = 100
     show_full_result_count = False
     fields = (
-        "at", "actor", "from_where", "machine_link", "mac", "action", "subject", "outcome", "reason", "meaning",
+        "at", "actor", "from_where", "machine_link", "mac", "what", "action", "subject", "outcome", "reason", "meaning",
         "count", "repeated_at", "readable_details",
     )  # fmt: skip
     change_list_template = "machines/audit_change_list.html"
 
     def get_list_filter(self, request: HttpRequest) -> Any:
-        return ("at", "action", "outcome", DecisionReasonFilter)
+        return ("at", ("action", ActionFilter), "outcome", DecisionReasonFilter)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -61,13 +61,19 @@ class AuditEntryAdmin(MACSearch):
             '<a href="{}">{}</a>', reverse("admin:machines_machine_change", args=[entry.machine_pk]), entry.machine
         )
 
+    @admin.display(description="what", ordering="action")
+    def what(self, entry: AuditEntry) -> str:
+        return action_text(entry.action)
+
     @admin.display(description="source", ordering="source")
     def from_where(self, entry: AuditEntry) -> str:
         return source_text(entry)
 
     @admin.display(description="why", ordering="reason")
     def why(self, entry: AuditEntry) -> SafeString:
-        return format_html('<span title="{}">{}</span>', reason_text(entry.reason), entry.reason or entry.subject)
+        return format_html(
+            '<span title="{}">{}</span>', reason_text(entry.reason), reason_words(entry.reason) or entry.subject
+        )
 
     @admin.display(description="meaning")
     def meaning(self, entry: AuditEntry) -> str:
@@ -94,6 +100,14 @@ class AuditEntryAdmin(MACSearch):
         return response
 
 
+class ActionFilter(admin.AllValuesFieldListFilter):
+    """By what was done, in words."""
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        for choice in super().choices(changelist):
+            yield {**choice, "display": action_text(str(choice["display"]))}
+
+
 class DecisionReasonFilter(admin.SimpleListFilter):
     """By the reason of a boot answer; what staff wrote as reason is for the search."""
 
@@ -101,7 +115,7 @@ class DecisionReasonFilter(admin.SimpleListFilter):
     parameter_name = "why"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(reason.value, reason.value.replace("_", " ")) for reason in Reason]
+        return [(reason.value, reason_words(reason)) for reason in Reason]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         return queryset.filter(reason=self.value()) if self.value() else queryset

@@ -50,8 +50,9 @@ class OfferedLookups(admin.ModelAdmin[Any]):
         """The names that the list's filters, its date hierarchy and links to it use."""
         offered = set(self.linked_lookups)
         for entry in self.get_list_filter(request):
-            if isinstance(entry, str):
-                offered.update(_of_field(self.model, entry))
+            name = entry[0] if isinstance(entry, tuple) else entry
+            if isinstance(name, str):
+                offered.update(_of_field(self.model, name))
             else:
                 offered.add(entry.parameter_name)  # type: ignore[union-attr]
         if self.date_hierarchy:

@@ -120,6 +120,11 @@ class Reason(StrEnum):
     )
 
 
+def reason_words(reason: str) -> str:
+    """The words for a decision's reason, for a list; other texts are returned as they are."""
+    return reason.replace("_", " ") if reason in {*Reason} else reason
+
+
 def reason_text(reason: str) -> str:
     """The sentence for a decision's reason; other texts (what staff wrote) are returned as they are."""
     try:

@@ -26,4 +26,4 @@ def state_text(state: str) -> str:
 
 @register.filter
 def action_text(action: str) -> str:
-    return action.replace("_", " ")
+    return wording.action_text(action)
