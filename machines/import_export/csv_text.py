@@ -14,9 +14,9 @@ class _Echo:
         return line
 
 
-def lines(rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Each row as a line, its cells guarded."""
-    writer = csv.writer(_Echo(), lineterminator="\n")
+def lines(rows: Iterable[Iterable[str]], end: str = "\r\n") -> Iterator[str]:
+    """Each row as a line, its cells guarded. Cells with characters of `end` are quoted, others of a line's end are not."""
+    writer = csv.writer(_Echo(), lineterminator=end)
     for row in rows:
         yield writer.writerow([guarded(cell) for cell in row])
 

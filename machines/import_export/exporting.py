@@ -11,7 +11,7 @@ from machines.models import Machine
 
 def table(machines: Iterable[Machine]) -> Iterator[str]:
     """The lines of the table; `machines` with their addresses read already (`for_lists`)."""
-    yield from csv_text.lines(_rows(machines))
+    yield from csv_text.lines(_rows(machines), end="\n")
 
 
 def _rows(machines: Iterable[Machine]) -> Iterator[Iterable[str]]:
