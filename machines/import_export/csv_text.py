@@ -15,7 +15,7 @@ class _Echo:
 
 
 def lines(rows: Iterable[Iterable[str]], end: str = "\r\n") -> Iterator[str]:
-    """Each row as a line, its cells guarded. Cells with characters of `end` are quoted, others of a line's end are not."""
+    """Each row as a line, its cells guarded. A cell is quoted where it holds a character of `end`."""
     writer = csv.writer(_Echo(), lineterminator=end)
     for row in rows:
         yield writer.writerow([guarded(cell) for cell in row])

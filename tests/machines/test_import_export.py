@@ -73,7 +73,7 @@ def test_a_note_may_have_lines_and_the_next_row_keeps_its_number() -> None:
         (b"name\nweb01,x\n", "line 2: There are 2 cells, and 1 columns."),
         (b"name\n\xff\n", "line 2: This is not UTF-8"),
         (b"name\n\0\n", "line 2: There is a zero byte"),
-        (b'name\n"web01\n', "This is no table"),
+        (b'name\n"web01\n', "This is not a valid table"),
         (b"x" * (MAX_BYTES + 1), "more than 20 MB"),
         (b"<?php echo 1;", "has no lines like: case"),
     ],
