@@ -97,7 +97,7 @@ def _decide(boot_request: BootRequest, token: str | None = None) -> Answer:
         plan = rescue.plan(boot_request.mac, site=boot_request.site or settings.RESCUESITE_BASE_URL, token=token)
         return Answer(reason, script.rescue(plan), machine, rescue)
     except script.UnsafeLineError as error:
-        logger.error("rescue of %s cannot be served: its script %s", rescue.machine, error)
+        logger.error("rescue of %r cannot be served: its script %s", rescue.machine.name, error)
         return Answer(Reason.IMAGE_UNAVAILABLE, script.pass_through(Reason.IMAGE_UNAVAILABLE), machine, rescue)
 
 

@@ -86,7 +86,9 @@ def _content(request: HttpRequest, rescue: Rescue, name: str) -> StoredFile | Ht
     stored = next((file.stored for file in rescue.files.all() if file.name == name), None)
     if stored and (condition := stored.condition()) is not Condition.WHOLE:
         # The script goes on to the disk; a damaged kernel would die without a word.
-        logger.error("a rescue file cannot be read as it was stored: %s of %s is %s", name, rescue.machine, condition)
+        logger.error(
+            "a rescue file cannot be read as it was stored: %s of %r is %s", name, rescue.machine.name, condition
+        )
         return None
     return stored
 

@@ -273,7 +273,7 @@ def test_no_text_in_the_database_makes_a_script_that_is_not_valid(armed: Site, c
 def armed(make_site: MakeSite) -> Site:
     site = make_site()
     site.manage("rescue", "enable", "web01", "--lifetime", "persistent")
-    site.expect_in_log("answering: rescue of ")
+    site.expect_in_log("handler: rescue of ")
     return site
 
 
