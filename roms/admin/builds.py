@@ -32,8 +32,11 @@ from roms.admin.jobs import JobAdmin, JobStateFilter, attached, job_url, kib, nu
 from roms.downloads import CHIP, padded
 from roms.models import ROM_TARGETS, Build, Card, JobState, Profile, Target
 from roms.models.build import KnownSize, platforms_of
-from roms.toolchain import embedded, ipxe_options, written_script
-from roms.toolchain.embedded import ScriptError, ScriptSpec, StaticNetwork
+from roms.toolchain.ipxe import options as ipxe_options
+from roms.toolchain.ipxe.script import checks
+from roms.toolchain.ipxe.script.render import render, required_options
+from roms.toolchain.ipxe.script.spec import DHCP, VARIABLES, ScriptError, ScriptSpec, StaticNetwork, from_json, to_json
+from roms.toolchain.ipxe.script.waits import worst_case, worst_case_seconds
 
 _DEFAULTS = ScriptSpec("http://192.0.2.1")
 
@@ -42,7 +45,7 @@ class BuildForm(forms.Form):
     """What staff choose of a ROM. What is valid the model and the script say: here it is put to the right field."""
 
     FROM_FORM, BY_HAND = "form", "hand"
-    DHCP, STATIC = embedded.DHCP, "static"
+    DHCP, STATIC = DHCP, "static"
 
     target = forms.ChoiceField(choices=Target, initial=Target.ROM, label="What to make")
     profile = forms.ChoiceField(choices=Profile, initial=Profile.MINIMAL, label="Features")
@@ -88,8 +91,8 @@ class BuildForm(forms.Form):
     gateway = forms.CharField(required=False, label="Gateway", max_length=40)
     dns = forms.CharField(required=False, label="DNS server", max_length=40)
     variables = forms.MultipleChoiceField(
-        choices=[(name, name) for name in embedded.VARIABLES],
-        initial=list(embedded.VARIABLES),
+        choices=[(name, name) for name in VARIABLES],
+        initial=list(VARIABLES),
         required=False,
         label="What is sent",
         help_text="Besides mac and ip, which are always sent.",
@@ -158,13 +161,13 @@ class BuildForm(forms.Form):
 
     def _check_text(self, text: str) -> None:
         try:
-            written_script.check_text(text.replace("\r\n", "\n"))
+            checks.check_text(text.replace("\r\n", "\n"))
         except ScriptError as error:
             self.add_error("text", list(error.errors.values()))
 
     def _make_spec(self, values: Mapping[str, Any]) -> None:
         try:
-            self.spec = embedded.from_json(self._spec_json(values))
+            self.spec = from_json(self._spec_json(values))
         except ScriptError as error:
             for name, message in error.errors.items():
                 self.add_error(name.removeprefix("network."), message)
@@ -173,7 +176,7 @@ class BuildForm(forms.Form):
         """The spec as programs would post it; a number that is none has its own error, and counts as not given."""
         data: dict[str, Any] = {
             "site": values.get("site", ""),
-            "network": embedded.DHCP,
+            "network": DHCP,
             "variables": values.get("variables", []),
             "serial_console": values.get("serial_console", False),
         }
@@ -189,7 +192,7 @@ class BuildForm(forms.Form):
         return Build(
             **{name: values[name] for name in ("card", "target", "profile", "banner")},
             options=self.single_options(),
-            script_spec=embedded.to_json(self.spec) if self.spec else None,
+            script_spec=to_json(self.spec) if self.spec else None,
             script=values.get("text", "") if by_hand else "",
         )
 
@@ -212,8 +215,8 @@ class BuildForm(forms.Form):
         values |= {"options": "\n".join(build.options), "text": build.script}
         if build.script_spec is None:
             return values | {"source": cls.BY_HAND}
-        spec = embedded.from_json(build.script_spec)
-        values |= {name: getattr(spec, name) for name in embedded.to_json(spec) if name != "network"}
+        spec = from_json(build.script_spec)
+        values |= {name: getattr(spec, name) for name in to_json(spec) if name != "network"}
         if isinstance(spec.network, StaticNetwork):
             names = ("ip", "netmask", "gateway", "dns")
             return values | {"network": cls.STATIC} | {name: getattr(spec.network, name) for name in names}
@@ -316,7 +319,7 @@ class Delay:
 
 def delay_of(spec: ScriptSpec) -> Delay:
     files = RescueImage.objects.most_fetched()
-    case = embedded.worst_case(spec, files=files)
+    case = worst_case(spec, files=files)
     cases = [
         ("no cable", case.no_link),
         ("no answer to DHCP", case.no_address),
@@ -324,7 +327,7 @@ def delay_of(spec: ScriptSpec) -> Delay:
         (f"a site that falls silent in each of a rescue's {files} files", case.in_files),
         ("whatever else happens", case.ever),
     ]
-    more = embedded.worst_case_seconds(spec, 2) - embedded.worst_case_seconds(spec, 1)
+    more = worst_case_seconds(spec, 2) - worst_case_seconds(spec, 1)
     return Delay(
         seconds_text(case.no_site),
         seconds_text(max(case.no_link, case.no_address)),
@@ -343,7 +346,7 @@ class Needed:
 
 def needed_by(spec: ScriptSpec, profile: str) -> list[Needed]:
     left_out = {name for name, value in ipxe_options.PROFILES.get(profile, {}).items() if value is False}
-    return [Needed(name, name in left_out) for name in sorted(embedded.required_options(spec))]
+    return [Needed(name, name in left_out) for name in sorted(required_options(spec))]
 
 
 def preview_of(form: BuildForm) -> dict[str, Any]:
@@ -353,11 +356,11 @@ def preview_of(form: BuildForm) -> dict[str, Any]:
     profile, singles = values.get("profile", ""), form.single_options()
     script, warnings = "", []
     if form.spec:
-        script = embedded.render(form.spec)
+        script = render(form.spec)
     elif values.get("source") == BuildForm.BY_HAND and "text" not in form.errors:
         script = values["text"].replace("\r\n", "\n")
         platforms = platforms_of(values.get("target", ""))
-        warnings = written_script.check_text(script, written_script.likely_options(profile, singles), platforms)
+        warnings = checks.check_text(script, checks.likely_options(profile, singles), platforms)
     return {
         "problems": [
             (form.fields[name].label or name.capitalize() if name in form.fields else "", texts)
@@ -367,7 +370,7 @@ def preview_of(form: BuildForm) -> dict[str, Any]:
         "warnings": warnings,
         "delay": delay_of(form.spec) if form.spec else None,
         "needed": needed_by(form.spec, profile) if form.spec else [],
-        "kept_out": written_script.takeover_options(profile, singles) if form.spec else [],
+        "kept_out": checks.takeover_options(profile, singles) if form.spec else [],
         "fit": fit_of(values.get("card"), values.get("target", ""), profile, has_options=bool(singles)),
         "is_medium": values.get("target") not in ROM_TARGETS,
     }

@@ -16,7 +16,11 @@ from machines.models.stored_file import StoredFile
 from rescuesite import disk_space
 from roms.models.card import Card
 from roms.models.job import Job, JobQuerySet, JobState, raise_if_errors
-from roms.toolchain import embedded, ipxe_build, ipxe_options, written_script
+from roms.toolchain.ipxe import build as ipxe_build
+from roms.toolchain.ipxe import options as ipxe_options
+from roms.toolchain.ipxe.script import checks
+from roms.toolchain.ipxe.script.render import option_values, render, required_options
+from roms.toolchain.ipxe.script.spec import ScriptError, from_json, to_json
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -48,7 +52,7 @@ ROM_TARGETS = (Target.ROM, Target.MROM, Target.EFIROM, Target.COMBINED)
 
 def platforms_of(target: str) -> tuple[str, ...]:
     """The platforms on which what is made runs, in iPXE's words."""
-    return ipxe_build.Target(target).platforms if target in Target else written_script.PLATFORMS
+    return ipxe_build.Target(target).platforms if target in Target else checks.PLATFORMS
 
 
 class Profile(models.TextChoices):
@@ -248,13 +252,13 @@ class Build(Job):
         """Make the script of its spec, or check the one that was written; what is wrong, by field."""
         try:
             if self.script_spec is not None:
-                spec = embedded.from_json(self.script_spec)
-                self.script_spec = embedded.to_json(spec)
-                self.script = embedded.render(spec)
+                spec = from_json(self.script_spec)
+                self.script_spec = to_json(spec)
+                self.script = render(spec)
             else:
                 self.script = self.script.replace("\r\n", "\n")
-                written_script.check_text(self.script)
-        except embedded.ScriptError as error:
+                checks.check_text(self.script)
+        except ScriptError as error:
             return {"script": [f"{name}: {text}" for name, text in error.errors.items()]}
         self.script_sha256 = hashlib.sha256(self.script.encode()).hexdigest()
         return {}
@@ -264,9 +268,9 @@ class Build(Job):
         if self.has_site_script:
             return []
         try:
-            options = written_script.likely_options(self.profile, self.options)
-            return written_script.check_text(self.script, options, platforms_of(self.target))
-        except embedded.ScriptError as error:
+            options = checks.likely_options(self.profile, self.options)
+            return checks.check_text(self.script, options, platforms_of(self.target))
+        except ScriptError as error:
             return list(error.errors.values())
 
     def changes(self) -> dict[str, ipxe_options.Value]:
@@ -276,12 +280,12 @@ class Build(Job):
     def _needed(self) -> dict[str, ipxe_options.Value]:
         """The options that the site's script cannot do without; none where the script is somebody's own."""
         try:
-            spec = embedded.from_json(self.script_spec) if self.has_site_script else None
-        except embedded.ScriptError:
+            spec = from_json(self.script_spec) if self.has_site_script else None
+        except ScriptError:
             return {}
         if spec is None:
             return {}
-        return {**dict.fromkeys(sorted(embedded.required_options(spec)), True), **embedded.option_values(spec)}
+        return {**dict.fromkeys(sorted(required_options(spec)), True), **option_values(spec)}
 
     def too_large(self, size: int) -> str:
         """What to do where `size` bytes do not fit the chip, for a person; empty where they do."""

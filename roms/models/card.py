@@ -10,9 +10,10 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
 
-from roms.toolchain import ipxe_cards
-from roms.toolchain.flashrom import NIC_PROGRAMMERS, PracticeChip, Programmer, SupportedCard, reached
-from roms.toolchain.ipxe_cards import CatalogueCard
+from roms.toolchain.flash.flashrom import SupportedCard, reached
+from roms.toolchain.flash.programmers import NIC_PROGRAMMERS, PracticeChip, Programmer
+from roms.toolchain.ipxe import cards as ipxe_cards
+from roms.toolchain.ipxe.cards import CatalogueCard
 
 if TYPE_CHECKING:
     from roms.models.station import Station

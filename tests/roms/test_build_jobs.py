@@ -10,8 +10,11 @@ from django.core.exceptions import ValidationError
 
 from machines.models import Actor, AuditEntry, StoredFile
 from roms.models import Build, Card, JobState
-from roms.toolchain import embedded, ipxe_build, option_rom
-from roms.toolchain.ipxe_source import MissingTool
+from roms.toolchain import option_rom
+from roms.toolchain.ipxe import build as ipxe_build
+from roms.toolchain.ipxe.script.render import render
+from roms.toolchain.ipxe.script.spec import from_json
+from roms.toolchain.ipxe.source import MissingTool
 from roms.worker.building import BuildRun
 from tests.roms.conftest import SCRIPT
 
@@ -43,7 +46,7 @@ def test_a_rom_is_built_checked_and_kept_with_all_that_made_it(card: Card) -> No
     rom = built.artifact.path.read_bytes()
     option_rom.check_fits(rom, 0x8086, 0x1229, 65536)
     assert (built.size, built.fits, built.sha256) == (len(rom), True, built.artifact.sha256)
-    assert built.script == embedded.render(embedded.from_json(SCRIPT))
+    assert built.script == render(from_json(SCRIPT))
     assert built.script.encode() in rom
     assert built.ipxe_commit
     assert "bin/80861229.rom" in built.commands[0]

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from roms.toolchain import ipxe_build, ipxe_trees, option_rom
-from roms.toolchain.ipxe_build import (
+from roms.toolchain import option_rom
+from roms.toolchain.ipxe import build as ipxe_build
+from roms.toolchain.ipxe import trees as ipxe_trees
+from roms.toolchain.ipxe.build import (
     Builder,
     BuildError,
     BuildRequest,
@@ -29,8 +31,8 @@ from roms.toolchain.ipxe_build import (
     Target,
     explain,
 )
-from roms.toolchain.ipxe_options import Value
-from roms.toolchain.ipxe_source import MissingTool, SourceTree
+from roms.toolchain.ipxe.options import Value
+from roms.toolchain.ipxe.source import MissingTool, SourceTree
 
 STAND_IN = Path(__file__).parent / "stand_in"
 KIB = 1024

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from roms.toolchain import ipxe_source, runner
-from roms.toolchain.ipxe_source import (
+from roms.toolchain import runner
+from roms.toolchain.ipxe import source as ipxe_source
+from roms.toolchain.ipxe.source import (
     MARKS,
     MissingTool,
     SourceError,

@@ -19,7 +19,8 @@ from django.urls import reverse
 from machines.models import Actor
 from rescuesite import locks
 from roms.models import Build, Card, JobState
-from roms.toolchain import ipxe_build, runner, sandbox
+from roms.toolchain import runner, sandbox
+from roms.toolchain.ipxe import build as ipxe_build
 from roms.toolchain.sandbox import Sandbox
 from roms.worker.building import BuildRun
 from tests.roms.conftest import SCRIPT

@@ -13,9 +13,9 @@ from django.test import Client
 
 from machines.models import Actor
 from roms.models import Build, Card, JobState, Station
-from roms.toolchain import flashrom
-from roms.toolchain.flashrom import SupportedCard
-from roms.toolchain.ipxe_cards import CatalogueCard
+from roms.toolchain.flash import flashrom
+from roms.toolchain.flash.flashrom import SupportedCard
+from roms.toolchain.ipxe.cards import CatalogueCard
 from roms.toolchain.runner import ProgramMissingError
 from roms.worker.building import BuildRun, load_cards
 from tests.roms.conftest import SCRIPT, succeeded

@@ -14,7 +14,7 @@ from machines.management.terminal import NOT_DONE, NOT_SUCCEEDED, actor_named, m
 from roms.downloads import pad_size, padded
 from roms.management.terminal import JobCommand, card_named
 from roms.models import Build, Profile, Target
-from roms.toolchain import embedded
+from roms.toolchain.ipxe.script.spec import VARIABLES
 
 #: The options that say what a script is made of, with the names of the script's fields.
 _SPEC = ("variables", "tries", "timeout", "link_wait", "stp_wait", "dhcp_wait", "nic", "static", "serial_console")
@@ -37,9 +37,7 @@ class Command(JobCommand):
         )
         parser.add_argument("--banner", type=int, metavar="N", help="tenths of a second; 0: no prompt at power-on")
         spec = parser.add_argument_group("with --site")
-        spec.add_argument(
-            "--variables", metavar="NAME,…", help=f"sent besides mac and ip: {','.join(embedded.VARIABLES)}"
-        )
+        spec.add_argument("--variables", metavar="NAME,…", help=f"sent besides mac and ip: {','.join(VARIABLES)}")
         spec.add_argument("--tries", type=int, help="how often network and site are tried (default: 3)")
         spec.add_argument("--timeout", type=int, metavar="SECONDS", help="of one question (default: 8)")
         spec.add_argument("--link-wait", type=int, metavar="SECONDS", help="for a cable (default: 15)")

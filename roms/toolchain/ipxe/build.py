@@ -20,17 +20,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from roms.toolchain import ipxe_cards, ipxe_options, ipxe_trees, runner, sandbox
-from roms.toolchain.ipxe_cards import CatalogueCard
-from roms.toolchain.ipxe_options import Option, Value
-from roms.toolchain.ipxe_source import (
+from roms.toolchain import runner, sandbox
+from roms.toolchain.ipxe import cards as ipxe_cards
+from roms.toolchain.ipxe import options as ipxe_options
+from roms.toolchain.ipxe import trees as ipxe_trees
+from roms.toolchain.ipxe.cards import CatalogueCard
+from roms.toolchain.ipxe.options import Option, Value
+from roms.toolchain.ipxe.source import (
     SourceError,
     SourceStoppedError,
     SourceTree,
     missing_tools,
     tools_message,
 )
-from roms.toolchain.ipxe_trees import Forest, Tree, TreeSpec, TreeStoppedError, with_usual_modes
+from roms.toolchain.ipxe.trees import Forest, Tree, TreeSpec, TreeStoppedError, with_usual_modes
 from roms.toolchain.sandbox import Sandbox
 
 #: Bytes that all trees together may take.

@@ -21,23 +21,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .flashrom import (
-    PCI_DEVICES,
-    PROGRAM,
-    Chip,
-    Flashrom,
-    Outcome,
-    PCICard,
-    PCISlot,
-    PracticeChip,
-    Programmer,
-    Verdict,
-    cannot,
-    plugged_in,
-    supported_cards,
-    understand,
-)
-from .runner import Finished, Stopped, run
+from roms.toolchain.flash.flashrom import PROGRAM, Chip, Flashrom, Outcome, Verdict, cannot, supported_cards, understand
+from roms.toolchain.flash.pci import PCI_DEVICES, PCICard, PCISlot, plugged_in
+from roms.toolchain.flash.programmers import PracticeChip, Programmer
+from roms.toolchain.runner import Finished, Stopped, run
 
 logger = logging.getLogger(__name__)
 

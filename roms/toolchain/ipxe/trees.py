@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from roms.toolchain import runner
-from roms.toolchain.ipxe_source import SourceTree, make_folder
+from roms.toolchain.ipxe.source import SourceTree, make_folder
 from roms.toolchain.sandbox import Sandbox
 
 #: Part of every key: to be counted up when trees of before must not be used any more.
