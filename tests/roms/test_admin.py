@@ -21,7 +21,6 @@ from django.utils import timezone
 from machines.admin.machines import MachineAdmin
 from machines.models import Actor, AuditEntry, Machine, StoredFile
 from roms.admin.cards import recognised
-from roms.admin.jobs import seconds_text
 from roms.admin.ledger import InstalledROMInline
 from roms.dashboard import rom_dashboard
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Station
@@ -29,6 +28,7 @@ from roms.models.job import LOST_AFTER
 from roms.toolchain.ipxe.script.checks import likely_options
 from roms.toolchain.ipxe.script.spec import from_json
 from roms.toolchain.ipxe.script.waits import worst_case
+from roms.wording import seconds_text
 from tests.roms.conftest import SCRIPT, succeeded
 
 BUILDS, FLASH, CARDS = "/admin/roms/build/", "/admin/roms/flashjob/", "/admin/roms/card/"
