@@ -58,7 +58,7 @@ def job(build: Build, station: Station, machine: Machine) -> FlashJob:
 
 
 def queued(card: Card, **values: Any) -> Build:
-    build = Build(card=card, script_spec=SCRIPT, **values)
+    build = Build.of(from_json(SCRIPT), card=card, **values)
     build.clean()
     build.save()
     return build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from django import forms
@@ -14,9 +15,9 @@ from django.utils.safestring import mark_safe
 
 from machines.boot.http import base_url
 from roms.admin.jobs import take_errors
-from roms.models import Build, Card, Profile, Target
-from roms.toolchain.ipxe.script import checks
-from roms.toolchain.ipxe.script.spec import DHCP, VARIABLES, ScriptError, ScriptSpec, StaticNetwork, from_json, to_json
+from roms.models import TARGETS, Build, Card, Profile
+from roms.toolchain.ipxe.build import Target
+from roms.toolchain.ipxe.script.spec import DHCP, VARIABLES, ScriptError, ScriptSpec, StaticNetwork, from_json
 
 _DEFAULTS = ScriptSpec("http://192.0.2.1")
 
@@ -27,7 +28,7 @@ class BuildForm(forms.Form):
     FROM_FORM, BY_HAND = "form", "hand"
     STATIC = "static"
 
-    target = forms.ChoiceField(choices=Target, initial=Target.ROM, label="What to make")
+    target = forms.ChoiceField(choices=TARGETS, initial=Target.ROM, label="What to make")
     profile = forms.ChoiceField(choices=Profile, initial=Profile.MINIMAL, label="Features")
     options = forms.CharField(
         required=False,
@@ -124,33 +125,30 @@ class BuildForm(forms.Form):
             self.fields[name].widget.attrs["class"] = "rom-number"
         for name in ("ip", "netmask", "gateway", "dns"):
             self.fields[name].widget.attrs |= {"class": "machine-text", "size": 16}
-        self.spec: ScriptSpec | None = None
 
     def clean(self) -> dict[str, Any]:
+        """Make the order of what is filled in: what is wrong with one field does not hide what is with another."""
         values = super().clean() or {}
-        if values.get("source") == self.BY_HAND:
-            self._check_text(values.get("text", ""))
-        else:
-            self._make_spec(values)
-        if not {"card", "target", "profile", "banner"}.intersection(self.errors):
-            try:
-                self.build().full_clean()
-            except ValidationError as error:
-                self.take(error)
+        script = values.get("text", "") if self.is_by_hand else self._spec(values)
+        given = {name: values[name] for name in ("card", "target", "profile", "banner") if name in values}
+        self.order = Build.of(script or "", **given, options=self.single_options())
+        try:
+            self.order.full_clean(exclude=set(self.errors))
+        except ValidationError as error:
+            self.take(error)
         return values
 
-    def _check_text(self, text: str) -> None:
-        try:
-            checks.check_text(text.replace("\r\n", "\n"))
-        except ScriptError as error:
-            self.add_error("text", list(error.errors.values()))
+    @property
+    def is_by_hand(self) -> bool:
+        return self.cleaned_data.get("source") == self.BY_HAND
 
-    def _make_spec(self, values: Mapping[str, Any]) -> None:
+    def _spec(self, values: Mapping[str, Any]) -> ScriptSpec | None:
         try:
-            self.spec = from_json(self._spec_json(values))
+            return from_json(self._spec_json(values))
         except ScriptError as error:
             for name, message in error.errors.items():
                 self.add_error(name.removeprefix("network."), message)
+            return None
 
     def _spec_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The spec as programs would post it; a number that is none has its own error, and counts as not given."""
@@ -165,24 +163,15 @@ class BuildForm(forms.Form):
         numbers = {name: values.get(name) for name in ("tries", "timeout", "link_wait", "stp_wait", "dhcp_wait", "nic")}
         return data | {name: value for name, value in numbers.items() if value is not None}
 
-    def build(self) -> Build:
-        """The order, not checked and not submitted."""
-        values = self.cleaned_data
-        by_hand = values.get("source") == self.BY_HAND
-        return Build(
-            **{name: values[name] for name in ("card", "target", "profile", "banner")},
-            options=self.single_options(),
-            script_spec=to_json(self.spec) if self.spec else None,
-            script=values.get("text", "") if by_hand else "",
-        )
-
     def single_options(self) -> list[str]:
         return [line.strip() for line in self.cleaned_data.get("options", "").splitlines() if line.strip()]
 
     def take(self, error: ValidationError) -> None:
-        """Show what the model refuses. What is wrong with the script has been said at its fields."""
-        errors = {name: texts for name, texts in error.message_dict.items() if name not in {"script", "script_spec"}}
-        take_errors(self, ValidationError(errors))
+        """Show what the model refuses, at fields of which nothing is said yet."""
+        errors = {name: texts for name, texts in error.message_dict.items() if name not in self.errors}
+        script = errors.pop("script", [])
+        # What is wrong with a spec has been said at its fields.
+        take_errors(self, ValidationError({**errors, **({"text": script} if script and self.is_by_hand else {})}))
 
     @classmethod
     def default(cls, request: HttpRequest) -> dict[str, Any]:
@@ -193,10 +182,9 @@ class BuildForm(forms.Form):
         """The form's values for a build like another one."""
         values: dict[str, Any] = {name: getattr(build, name) for name in ("card", "target", "profile", "banner")}
         values |= {"options": "\n".join(build.options), "text": build.script}
-        if build.script_spec is None:
+        if (spec := build.spec) is None:
             return values | {"source": cls.BY_HAND}
-        spec = from_json(build.script_spec)
-        values |= {name: getattr(spec, name) for name in to_json(spec) if name != "network"}
+        values |= {field.name: getattr(spec, field.name) for field in fields(spec) if field.name != "network"}
         if isinstance(spec.network, StaticNetwork):
             names = ("ip", "netmask", "gateway", "dns")
             return values | {"network": cls.STATIC} | {name: getattr(spec.network, name) for name in names}

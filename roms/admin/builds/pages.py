@@ -95,7 +95,7 @@ class BuildAdmin(JobAdmin):
         form = BuildForm(request.POST if is_posted else None, initial=self._initial(request))
         if is_posted and "_preview" not in request.POST and form.is_valid():
             try:
-                build = form.build().submit(actor_of(request))
+                build = form.order.submit(actor_of(request))
             except ValidationError as error:
                 form.take(error)
             else:

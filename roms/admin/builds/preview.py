@@ -8,10 +8,10 @@ from typing import Any
 from machines.models import RescueImage
 from roms.admin.builds.form import BuildForm
 from roms.models import ROM_TARGETS, Build, Card
-from roms.models.build import KnownSize, platforms_of
+from roms.models.build import KnownSize
 from roms.toolchain.ipxe import options as ipxe_options
 from roms.toolchain.ipxe.script import checks
-from roms.toolchain.ipxe.script.render import render, required_options
+from roms.toolchain.ipxe.script.render import required_options
 from roms.toolchain.ipxe.script.spec import ScriptSpec
 from roms.toolchain.ipxe.script.waits import worst_case, worst_case_seconds
 from roms.wording import kib, seconds_text
@@ -120,25 +120,18 @@ def needed_by(spec: ScriptSpec, profile: str) -> list[Needed]:
 def preview_of(form: BuildForm) -> dict[str, Any]:
     """What the preview shows of a bound form, valid or not."""
     form.is_valid()
-    values = form.cleaned_data
-    profile, singles = values.get("profile", ""), form.single_options()
-    script, warnings = "", []
-    if form.spec:
-        script = render(form.spec)
-    elif values.get("source") == BuildForm.BY_HAND and "text" not in form.errors:
-        script = values["text"].replace("\r\n", "\n")
-        platforms = platforms_of(values.get("target", ""))
-        warnings = checks.check_text(script, checks.likely_options(profile, singles), platforms)
+    values, order, spec = form.cleaned_data, form.order, form.order.spec
+    is_written = form.is_by_hand and "text" not in form.errors
     return {
         "problems": [
             (form.fields[name].label or name.capitalize() if name in form.fields else "", texts)
             for name, texts in form.errors.items()
         ],
-        "script": script,
-        "warnings": warnings,
-        "delay": delay_of(form.spec) if form.spec else None,
-        "needed": needed_by(form.spec, profile) if form.spec else [],
-        "kept_out": checks.takeover_options(profile, singles) if form.spec else [],
-        "fit": fit_of(values.get("card"), values.get("target", ""), profile, has_options=bool(singles)),
+        "script": order.script if spec or is_written else "",
+        "warnings": order.warnings() if is_written else [],
+        "delay": delay_of(spec) if spec else None,
+        "needed": needed_by(spec, order.profile) if spec else [],
+        "kept_out": checks.takeover_options(order.profile, order.options) if spec else [],
+        "fit": fit_of(values.get("card"), values.get("target", ""), order.profile, has_options=bool(order.options)),
         "is_medium": values.get("target") not in ROM_TARGETS,
     }

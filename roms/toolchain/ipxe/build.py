@@ -54,7 +54,7 @@ _READ_PATHS = ("src/config", "src/hci", "src/drivers", "src/arch", "src/util/par
 
 
 class Target(enum.StrEnum):
-    """What is built."""
+    """What is built; https://ipxe.org/appnote/buildtargets."""
 
     ROM = "rom"
     MROM = "mrom"
@@ -64,6 +64,11 @@ class Target(enum.StrEnum):
     USB = "usb"
     LKRN = "lkrn"
     EFI = "efi"
+
+    @property
+    def label(self) -> str:
+        """What it is called, for people."""
+        return _LABELS[self]
 
     @property
     def needs_card(self) -> bool:
@@ -87,6 +92,16 @@ class Part(NamedTuple):
     media: str
 
 
+_LABELS: Mapping[Target, str] = {
+    Target.ROM: "ROM for BIOS (.rom)",
+    Target.MROM: "ROM for BIOS, larger than its window (.mrom)",
+    Target.EFIROM: "ROM for UEFI (.efirom)",
+    Target.COMBINED: "ROM for BIOS and UEFI",
+    Target.ISO: "CD image (.iso)",
+    Target.USB: "USB stick image (.usb)",
+    Target.LKRN: "for another boot loader on BIOS (.lkrn)",
+    Target.EFI: "program for UEFI (.efi)",
+}
 _PARTS: Mapping[Target, tuple[Part, ...]] = {
     Target.ROM: (Part(_BIOS, "rom"),),
     Target.MROM: (Part(_BIOS, "mrom"),),

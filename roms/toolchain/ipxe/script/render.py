@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from machines.boot.ipxe import LEAVE, MAGIC
 from machines.boot.script import boot_url
 from roms.toolchain.ipxe.script.spec import (
     DHCP,
@@ -22,7 +23,6 @@ from roms.toolchain.ipxe.script.spec import (
 #: Seconds between two rounds of looking for a network, and between two questions.
 NETWORK_PAUSE: Final = 5
 SITE_PAUSE: Final = 3
-_LEAVE = ("iseq ${platform} efi && exit 1 ||", "exit 0")
 
 
 def render(spec: ScriptSpec) -> str:
@@ -36,7 +36,7 @@ def render(spec: ScriptSpec) -> str:
     nic = "net${nic}" if spec.nic is None else f"net{spec.nic}"
     first = "net0" if spec.nic is None else nic
     lines = [
-        "#!ipxe",
+        MAGIC,
         "# rescuesite: asks at every power-on what to do, and boots the next device where there is no answer",
         "clear rescuesite ||",
         "clear site-tries ||",
@@ -68,7 +68,7 @@ def render(spec: ScriptSpec) -> str:
         f"sleep {NETWORK_PAUSE}",
         "goto network",
         ":local",
-        *_LEAVE,
+        *LEAVE,
     ]
     return "\n".join(lines) + "\n"
 
