@@ -12,9 +12,10 @@ from pathlib import Path
 
 from django.conf import settings
 
-from roms.toolchain import embedded
-from roms.toolchain.ipxe_build import Builder, BuildError, BuildRequest, BuildResult, Target
-from roms.toolchain.ipxe_source import SourceTree
+from roms.toolchain.ipxe.build import Builder, BuildError, BuildRequest, BuildResult, Target
+from roms.toolchain.ipxe.script.render import render
+from roms.toolchain.ipxe.script.spec import ScriptSpec
+from roms.toolchain.ipxe.source import SourceTree
 
 _CARD, _SECOND_CARD = "8086:1229", "8086:100e"
 _CHIP = 64 << 10
@@ -45,7 +46,7 @@ def run(base: Path) -> None:
 
 
 def _script(site: str) -> bytes:
-    return embedded.render(embedded.ScriptSpec(site=site)).encode()
+    return render(ScriptSpec(site=site)).encode()
 
 
 def _built(builder: Builder, base: Path, site: str = "http://192.0.2.10", **order: str) -> tuple[float, BuildResult]:

@@ -6,7 +6,6 @@ Whoever can open a lock can hold it, and everything that waits for it stands sti
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from django.conf import settings
 
 from rescuesite.data_directory import same_owner
+from rescuesite.files import locked
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -22,12 +22,8 @@ _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 @contextlib.contextmanager
 def held(name: str, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock `name`. Raises BlockingIOError where another holds it and we do not `wait`."""
-    descriptor = _opened(Path(settings.RESCUESITE_DATA_DIR) / "locks" / f"{name}.lock")
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    with locked(_opened(Path(settings.RESCUESITE_DATA_DIR) / "locks" / f"{name}.lock"), wait=wait):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _opened(path: Path) -> int:

@@ -1,1 +1,1 @@
-"""ROMs for network cards. For now the script that one embeds: embedded/boot.ipxe."""
+"""ROMs for network cards: made, flashed, and known where they are."""

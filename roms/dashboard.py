@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.utils import timezone
 
 from roms.models import Build, FlashJob, InstalledROM, Job, JobState, Station
+from roms.wording import CSS_CLASSES, job_url
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractUser, AnonymousUser
@@ -63,7 +64,5 @@ def _jobs(jobs: Any, now: datetime) -> list[Any]:
 
 
 def _line(job: Any, now: datetime) -> Line:
-    from roms.admin.jobs import CSS_CLASSES, job_url
-
     state = job.status_at(now)
     return Line(job, state, CSS_CLASSES[state], job_url(job))

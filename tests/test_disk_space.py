@@ -19,6 +19,7 @@ from django.test import Client
 from machines.models import Actor, RescueImage, StoredFile
 from rescuesite import body_limits, disk_space
 from roms.models import Build, Card, JobState
+from roms.toolchain.ipxe.script.spec import from_json
 from roms.worker.building import BuildRun
 from tests.machines.support import ask, enable, kind
 
@@ -127,7 +128,7 @@ def test_a_rescue_image_is_not_built_without_room(db: None, tmp: Path, free: Cal
 
 def order() -> Build:
     card = Card.objects.create(slug="8086:1229", pci_id="8086:1229", name="Intel PRO/100", driver="eepro100")
-    return Build(card=card, profile="minimal", script_spec={"site": "http://192.0.2.10", "network": "dhcp"})
+    return Build.of(from_json({"site": "http://192.0.2.10", "network": "dhcp"}), card=card, profile="minimal")
 
 
 def test_no_rom_is_built_while_the_disk_is_nearly_full(db: None, tmp: Path, free: Callable[[float], None]) -> None:

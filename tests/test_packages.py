@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from machines.rescue_system.builder import TOOLS
-from roms.toolchain import ipxe_source, runner
+from roms.toolchain import runner
+from roms.toolchain.ipxe import source as ipxe_source
 from tests import pages
 
 ROOT = Path(__file__).parent.parent

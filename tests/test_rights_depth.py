@@ -37,6 +37,7 @@ from machines.notifications.delivery import deliver_due
 from machines.notifications.events import Event
 from machines.notifications.timed_events import queue_timed_events
 from roms.models import Build, Card, FlashJob, FlashKind, JobState, Station
+from roms.toolchain.ipxe.script.spec import from_json
 from tests.machines.support import HOST_KEY, OTHER_KEY, at, noon
 from tests.roms.conftest import SCRIPT, card, data_dir, station
 from tests.test_permissions import world
@@ -285,7 +286,7 @@ def rule_of(owner: User, **values: Any) -> NotificationRule:
 def everything_happens(machine: Machine, card: Card, station: Station) -> None:
     """A rescue, a build and a flash job, from their beginning to their end."""
     Rescue.objects.enable(machine, RescueRequest(reason="RAID"), Actor("alice")).disable(Actor("alice"))
-    build = Build(card=card, script_spec=SCRIPT).submit(Actor("alice"))
+    build = Build.of(from_json(SCRIPT), card=card).submit(Actor("alice"))
     build.claim("worker")
     build.finish(JobState.SUCCEEDED, artifact=StoredFile.objects.store([b"ROM"]))
     job = FlashJob(action=FlashKind.SAVE, card=card, station=station).submit(Actor("alice"))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from machines.addresses import hyphenated
+from machines.boot.ipxe import LEAVE, MAGIC, SEPARATORS
 from machines.boot.reasons import Outcome, Reason
 from machines.boot.request import SETTINGS
 
@@ -35,10 +36,6 @@ _PAUSES = (1, 3)
 PANIC = 60
 #: What a rescue mostly fetches: kernel, one initrd, its archive, `ready`.
 USUAL_FILES = 4
-
-_MAGIC = "#!ipxe"
-_LEAVE = ("iseq ${platform} efi && exit 1 ||", "exit 0")
-_SEPARATORS = {"||", "&&", ";"}
 
 
 class UnsafeLineError(ValueError):
@@ -109,8 +106,8 @@ def ensure_safe(line: str) -> str:
     if line.endswith("\\"):
         raise UnsafeLineError("ends with a backslash, which would join it to the next line")
     words = line.split()
-    if separators := _SEPARATORS.intersection(words):
-        separator = separators.pop()
+    if separators := SEPARATORS.intersection(words):
+        separator = min(separators)
         raise UnsafeLineError(f"holds the command separator “{separator}”; write it without a space on either side")
     if any(word.startswith("#") for word in words):
         raise UnsafeLineError("holds a word that begins with “#”, where iPXE starts a comment")
@@ -119,16 +116,14 @@ def ensure_safe(line: str) -> str:
 
 def pass_through(reason: Reason) -> str:
     """The script for every outcome but rescue: say why, as far as a stranger may know, and boot the disk."""
-    return _finished(
-        [_MAGIC, f"set rescuesite {reason.outcome}", *(f"echo {line}" for line in reason.console), *_LEAVE]
-    )
+    return _finished([MAGIC, f"set rescuesite {reason.outcome}", *(f"echo {line}" for line in reason.console), *LEAVE])
 
 
 def rescue(plan: BootPlan) -> str:
     """The script that boots a rescue. Raises UnsafeLineError where the plan holds text that no script may hold."""
     return _finished(
         [
-            _MAGIC,
+            MAGIC,
             f"set rescuesite {Outcome.RESCUE}",
             ensure_safe(f"echo Rescue mode for {plan.machine}"),
             # Whatever image is still registered would be handed to the kernel as one more initrd.
@@ -136,7 +131,7 @@ def rescue(plan: BootPlan) -> str:
             *(_chain(plan) if plan.chained else _kernel(plan)),
             ":failed",
             "echo Rescue could not be booted, going on to the local disk",
-            *_LEAVE,
+            *LEAVE,
         ]
     )
 
@@ -152,14 +147,14 @@ def chain_to_site(address: str, mac: str) -> str:
     ]
     return _finished(
         [
-            _MAGIC,
+            MAGIC,
             "clear rescuesite ||",
             *(line for pause in _PAUSES for line in (*ask, f"sleep {pause}")),
             *ask,
             f"set rescuesite {Outcome.LOCAL}",
             "echo The rescue site does not answer, going on to the local disk",
             ":local",
-            *_LEAVE,
+            *LEAVE,
         ]
     )
 
@@ -202,7 +197,7 @@ def _chain(plan: BootPlan) -> list[str]:
         *_fetch("imgfetch", CHAIN, plan),
         f"imgexec {CHAIN} || goto failed",
         "echo The chained script has ended",
-        *_LEAVE,
+        *LEAVE,
     ]
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from machines.boot_export.scripts import DEFAULT, FILES, BootExport
 from machines.models import StoredFile
-from machines.models.stored_file import sync_directory
 from rescuesite import locks
+from rescuesite.files import sync
 
 _MAGIC = "#!ipxe\n"
 _MARK = re.compile(r"# rescuesite export_boot ([0-9a-f]{64}): replaced by the next export; do not edit\n")
@@ -64,7 +64,7 @@ def publish(export: BootExport, folder: Path) -> Changes:
             for name, text in sorted(export.scripts.items(), key=lambda item: item[0] == DEFAULT):
                 _put_script(folder / name, text, changes)
             _remove_others(folder, export, changes)
-            sync_directory(folder)
+            sync(folder)
     except OSError as error:
         told = f"{error.filename or folder}: {error.strerror}."
         raise ExportFolderError(

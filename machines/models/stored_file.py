@@ -22,6 +22,7 @@ from machines.integrity import Condition
 from machines.models.audit import AuditEntry
 from rescuesite import disk_space, locks
 from rescuesite.data_directory import same_owner
+from rescuesite.files import sync
 
 #: A file's bytes are read again after this time, however it looks.
 READ_AGAIN = timedelta(days=1)
@@ -56,7 +57,7 @@ class StoredFileQuerySet(models.QuerySet["StoredFile"]):
                 # A web server in the site's group may send it; see deploy/.
                 Path(draft).chmod(0o640)
                 Path(draft).replace(stored.path)
-                sync_directory(stored.path.parent)
+                sync(stored.path.parent)
                 return self._keep(stored)
         finally:
             Path(draft).unlink(missing_ok=True)
@@ -128,15 +129,6 @@ def _files_locked() -> contextlib.AbstractContextManager[None]:
 def chown_to_site_owner(path: Path) -> None:
     """Give what root has made in the data directory to the directory's owner: a station's worker may run as root."""
     same_owner(path, Path(settings.RESCUESITE_DATA_DIR))
-
-
-def sync_directory(path: Path) -> None:
-    """Return once the names in a directory are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class StoredFile(models.Model):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from rescuesite.files import locked
 
 PREFIX = "rescue-image-"
 
@@ -29,41 +29,30 @@ def build_folder(parent: Path) -> Iterator[BuildFolder]:
     A build that is killed with -9 leaves its own: the next build removes it. Raises OSError.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    with _locked(parent, fcntl.LOCK_EX):
-        # Nobody sees a new folder before it is locked.
-        clear_leftovers(parent)
-        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        # mmdebstrap drops its rights where it can.
-        path.chmod(0o755)
-        yield BuildFolder(path, lock)
-    finally:
-        shutil.rmtree(path)
-        os.close(lock)
+    with ExitStack() as held:
+        with locked(parent):
+            # Nobody sees a new folder before it is locked.
+            clear_leftovers(parent)
+            path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+            lock = held.enter_context(locked(path))
+        try:
+            # mmdebstrap drops its rights where it can.
+            path.chmod(0o755)
+            yield BuildFolder(path, lock)
+        finally:
+            shutil.rmtree(path)
 
 
 def clear_leftovers(parent: Path) -> None:
     """Remove the folders of builds of which nothing runs any more."""
     for leftover in parent.glob(f"{PREFIX}*"):
         try:
-            with _locked(leftover, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with locked(leftover, wait=False):
                 # What is mounted there (mmdebstrap may bind /dev) is not ours to empty.
                 if leftover.is_dir() and not _mounts_below(leftover):
                     shutil.rmtree(leftover)
         except BlockingIOError:
             continue
-
-
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, how)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _mounts_below(folder: Path) -> bool:

@@ -17,12 +17,12 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from machines.admin.auditing import AuditedAdmin
-from roms.admin.jobs import kib
 from roms.models import Card
-from roms.toolchain import ipxe_cards
-from roms.toolchain.flashrom import SupportedCard, supported_cards
-from roms.toolchain.ipxe_cards import Advice, CardError, CatalogueCard, CuratedCard, LspciCard
+from roms.toolchain.flash.flashrom import SupportedCard, supported_cards
+from roms.toolchain.ipxe import cards as ipxe_cards
+from roms.toolchain.ipxe.cards import Advice, CardError, CatalogueCard, CuratedCard, LspciCard
 from roms.toolchain.runner import ProgramMissingError
+from roms.wording import kib
 
 #: What staff know better than a list: may be changed of every card.
 ALWAYS_EDITABLE = ("programmer", "chip_size", "notes")

@@ -16,8 +16,9 @@ from django.urls import URLPattern, path, reverse
 
 from machines.models import Machine
 from rescuesite.actors import actor_of
-from roms.admin.jobs import JobAdmin, JobStateFilter, attached, job_url, kib, number, take_errors
+from roms.admin.jobs import JobAdmin, JobStateFilter, attached, number, take_errors
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Station
+from roms.wording import job_url, kib
 
 #: The phases of a flash, as staff read them.
 PHASES = {
@@ -113,7 +114,7 @@ class FlashForm(forms.Form):
         return FlashJob(**{name: self.cleaned_data[name] for name in FlashJob.INPUT_FIELDS})
 
     def take(self, error: ValidationError) -> None:
-        take_errors(self, error, {})
+        take_errors(self, error)
 
     @staticmethod
     def order_of(job: FlashJob) -> dict[str, Any]:

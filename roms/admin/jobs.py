@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin, messages
@@ -31,68 +30,14 @@ from machines.admin.lookups import OfferedLookups
 from machines.boot.sending import send
 from machines.models import StoredFile
 from rescuesite.actors import actor_of
-from roms.models import Card, Job, JobState
+from roms.models import Job, JobState
 from roms.models.job import FINISHED
+from roms.wording import CSS_CLASSES, MEANINGS, badge, card_code, duration_text, job_url
 
 #: A primary key has fewer digits; so has an offset in a log.
 MAX_DIGITS = 19
 #: So much of a log's end the page shows at first, and so much it fetches at once. In bytes.
 TAIL, CHUNK = 64 << 10, 256 << 10
-
-#: How a state looks: the colours of the site's other states.
-CSS_CLASSES = {
-    JobState.QUEUED: "local",
-    JobState.RUNNING: "booting",
-    JobState.SUCCEEDED: "up",
-    JobState.FAILED: "refused",
-    JobState.SITE_ERROR: "refused",
-    JobState.CANCELLED: "local",
-    JobState.LOST: "armed",
-}
-MEANINGS = {
-    JobState.QUEUED: "It waits for a worker.",
-    JobState.RUNNING: "A worker is at it.",
-    JobState.SUCCEEDED: "It is done.",
-    JobState.FAILED: "A tool said no.",
-    JobState.SITE_ERROR: "The site made an error.",
-    JobState.CANCELLED: "Somebody stopped it.",
-    JobState.LOST: "Its worker has gone while it ran.",
-}
-
-
-def badge(state: JobState) -> SafeString:
-    return format_html(
-        '<span class="state state-{}" title="{}">{}</span>', CSS_CLASSES[state], MEANINGS[state], state.label.lower()
-    )
-
-
-def card_code(card: Card | None) -> SafeString | str:
-    """A card in a list: short, its name where the pointer rests."""
-    return format_html('<code title="{}">{}</code>', card.name, card.slug) if card else "all"
-
-
-def job_url(job: Job) -> str:
-    """The page of a job."""
-    return reverse(f"admin:roms_{job._meta.model_name}_change", args=[job.pk])
-
-
-def seconds_text(seconds: float) -> str:
-    """34 s, 2 min 5 s, 1 h 3 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def duration_text(duration: timedelta | None) -> str:
-    return seconds_text(duration.total_seconds()) if duration is not None else ""
-
-
-def kib(size: int | None) -> str:
-    """A chip's size for people: 64 KiB."""
-    return "" if size is None else f"{size // 1024:,} KiB"
 
 
 def number(text: str | None) -> int | None:
@@ -100,11 +45,10 @@ def number(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else None
 
 
-def take_errors(form: Form, error: ValidationError, names: dict[str, str]) -> None:
-    """Show what a model refuses at the form's fields; `names` says which, where they are called otherwise."""
+def take_errors(form: Form, error: ValidationError) -> None:
+    """Show what a model refuses at the form's fields."""
     for name, texts in error.message_dict.items():
-        field = names.get(name, name)
-        form.add_error(field if field in form.fields else None, texts)
+        form.add_error(name if name in form.fields else None, texts)
 
 
 def attached(request: HttpRequest, stored: StoredFile | None, name: str) -> HttpResponseBase:

@@ -16,8 +16,8 @@ from django.utils.safestring import SafeString
 from machines.admin.auditing import AuditedAdmin
 from machines.models import Machine
 from roms.admin.flashing import ask_url
-from roms.admin.jobs import card_code
 from roms.models import InstalledROM
+from roms.wording import card_code
 
 
 class InstalledROMForm(forms.ModelForm[InstalledROM]):

@@ -11,7 +11,7 @@ import django_filters
 from django import forms
 
 from rescuesite.api.lists import SearchFilter
-from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Profile, Target
+from roms.models import TARGETS, Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Profile
 
 
 class NumberOfJobFilter(django_filters.Filter):
@@ -36,7 +36,7 @@ class JobFilter(django_filters.FilterSet):
 
 
 class BuildFilter(JobFilter):
-    target = django_filters.ChoiceFilter(choices=Target.choices)
+    target = django_filters.ChoiceFilter(choices=TARGETS)
     profile = django_filters.ChoiceFilter(choices=Profile.choices)
     script_sha256 = django_filters.CharFilter()
 

@@ -12,7 +12,8 @@ from machines.models import Actor, Machine
 from rescuesite.api.errors import renamed
 from rescuesite.api.serializers import WriteSerializer
 from roms import representation
-from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Profile, Station, Target
+from roms.models import TARGETS, Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Profile, Station
+from roms.models.build import spec_of
 
 _TEXT: dict[str, Any] = {"type": "string"}
 _NUMBER: dict[str, Any] = {"type": "integer"}
@@ -74,7 +75,7 @@ class JobSerializer(serializers.Serializer[Any]):
 
 class BuildSerializer(JobSerializer):
     card = serializers.CharField(allow_null=True)
-    target = serializers.ChoiceField(Target.choices)
+    target = serializers.ChoiceField(TARGETS)
     profile = serializers.ChoiceField(Profile.choices)
     options = serializers.ListField(child=serializers.CharField())
     banner = serializers.IntegerField(allow_null=True)
@@ -107,7 +108,7 @@ class BuildWriteSerializer(WriteSerializer):
         allow_null=True,
         help_text="A card's key, like 8086:1229; not needed for media that are no ROM.",
     )
-    target = serializers.ChoiceField(Target.choices, required=False)
+    target = serializers.ChoiceField(TARGETS, required=False)
     profile = serializers.ChoiceField(Profile.choices, required=False)
     options = serializers.ListField(
         child=serializers.CharField(max_length=500),
@@ -120,21 +121,18 @@ class BuildWriteSerializer(WriteSerializer):
 
     def validate_script(self, script: dict[str, Any]) -> dict[str, Any]:
         if "text" not in script:
-            return {"script_spec": script}
+            return script
         if len(script) > 1:
             raise serializers.ValidationError("Give a text, or what to make one of; not both.")
         if not isinstance(script["text"], str):
             raise serializers.ValidationError("text: It is a text.")
-        return {"script": script["text"]}
+        return script
 
     def submit(self, actor: Actor) -> Build:
         """Submit what was ordered. Raises ValidationError."""
         values = dict(self.validated_data)
-        build = Build(**values.pop("script"), **values)
-        try:
-            return build.submit(actor)
-        except ValidationError as error:
-            raise renamed(error, {"script_spec": "script"}) from error
+        script = values.pop("script")
+        return Build.of(script["text"] if "text" in script else spec_of(script), **values).submit(actor)
 
 
 class FlashJobSerializer(JobSerializer):

@@ -1,6 +1,6 @@
 """Cards, stations, the jobs that build and flash, and the ledger of what is where."""
 
-from roms.models.build import ROM_TARGETS, Build, Profile, Target
+from roms.models.build import ROM_TARGETS, TARGETS, Build, Profile
 from roms.models.card import Card
 from roms.models.flash import FlashJob, FlashKind
 from roms.models.job import Job, JobState
@@ -9,6 +9,7 @@ from roms.models.station import Station
 
 __all__ = [
     "ROM_TARGETS",
+    "TARGETS",
     "Build",
     "Card",
     "FlashJob",
@@ -18,5 +19,4 @@ __all__ = [
     "JobState",
     "Profile",
     "Station",
-    "Target",
 ]

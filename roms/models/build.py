@@ -16,7 +16,11 @@ from machines.models.stored_file import StoredFile
 from rescuesite import disk_space
 from roms.models.card import Card
 from roms.models.job import Job, JobQuerySet, JobState, raise_if_errors
-from roms.toolchain import embedded, ipxe_build, ipxe_options, written_script
+from roms.toolchain.ipxe import options as ipxe_options
+from roms.toolchain.ipxe.build import Target
+from roms.toolchain.ipxe.script import checks
+from roms.toolchain.ipxe.script.render import option_values, render, required_options
+from roms.toolchain.ipxe.script.spec import ScriptError, ScriptSpec, from_json, to_json
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,26 +33,18 @@ _OF_THE_SCRIPT = frozenset(
 _KIB = 1024
 
 
-class Target(models.TextChoices):
-    """What is made; https://ipxe.org/appnote/buildtargets."""
-
-    ROM = "rom", "ROM for BIOS (.rom)"
-    MROM = "mrom", "ROM for BIOS, larger than its window (.mrom)"
-    EFIROM = "efirom", "ROM for UEFI (.efirom)"
-    COMBINED = "combined", "ROM for BIOS and UEFI"
-    ISO = "iso", "CD image (.iso)"
-    USB = "usb", "USB stick image (.usb)"
-    LKRN = "lkrn", "for another boot loader on BIOS (.lkrn)"
-    EFI = "efi", "program for UEFI (.efi)"
-
-
+#: What is made, with what it is called.
+TARGETS = [(target.value, target.label) for target in Target]
 #: Those that are flashed into a card.
-ROM_TARGETS = (Target.ROM, Target.MROM, Target.EFIROM, Target.COMBINED)
+ROM_TARGETS = tuple(target for target in Target if target.needs_card)
 
 
-def platforms_of(target: str) -> tuple[str, ...]:
-    """The platforms on which what is made runs, in iPXE's words."""
-    return ipxe_build.Target(target).platforms if target in Target else written_script.PLATFORMS
+def spec_of(data: object) -> ScriptSpec:
+    """What a script is made of, from the API's JSON. Raises ValidationError."""
+    try:
+        return from_json(data)
+    except ScriptError as error:
+        raise ValidationError({"script": [f"{name}: {text}" for name, text in error.errors.items()]}) from error
 
 
 class Profile(models.TextChoices):
@@ -118,7 +114,7 @@ class Build(Job):
         related_name="builds",
         help_text="Empty, for media that are no ROM: every card that iPXE knows.",
     )
-    target = models.CharField(max_length=8, choices=Target, default=Target.ROM)
+    target = models.CharField(max_length=8, choices=TARGETS, default=Target.ROM)
     profile = models.CharField(max_length=10, choices=Profile, default=Profile.MINIMAL)
     #: Single options beyond the profile, as people write them: NAME, NAME=off, NAME=20.
     options: models.JSONField[list[str], list[str]] = models.JSONField(default=list, blank=True)
@@ -171,7 +167,28 @@ class Build(Job):
     def __str__(self) -> str:
         return f"build {self.pk}: {self.card.slug if self.card else 'all cards'}, {self.target}, {self.profile}"
 
-    INPUT_FIELDS = ("card", "target", "profile", "options", "banner", "script_spec", "script")
+    INPUT_FIELDS = ("card", "target", "profile", "options", "banner", "spec", "script")
+    _spec: ScriptSpec | None = None
+
+    @classmethod
+    def of(cls, script: ScriptSpec | str, **order: Any) -> Self:
+        """A build that embeds a script: one made of a spec, or one that somebody wrote."""
+        made_of = {"spec": script} if isinstance(script, ScriptSpec) else {"script": script}
+        return cls(**order, **made_of)
+
+    @property
+    def spec(self) -> ScriptSpec | None:
+        """What the site's script is made of; None where somebody wrote it. Raises ValidationError."""
+        if self._spec is None and self.script_spec is not None:
+            self._spec = spec_of(self.script_spec)
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: ScriptSpec | None) -> None:
+        self._spec = spec
+        self.script_spec = to_json(spec) if spec else None
+        if spec:
+            self.script = render(spec)
 
     @property
     def has_site_script(self) -> bool:
@@ -199,7 +216,7 @@ class Build(Job):
         errors: dict[str, Any] = {}
         if self.card is None and self.is_rom:
             errors["card"] = "A ROM is made for one card: choose it."
-        errors |= self._make_script()
+        errors |= self._check_script()
         if not isinstance(self.options, list) or not all(isinstance(option, str) for option in self.options):
             errors["options"] = "Write a list of options: NAME, NAME=off or NAME=value."
         else:
@@ -241,21 +258,17 @@ class Build(Job):
         return super().submit(actor)
 
     def clean_fields(self, exclude: Any = None) -> None:
-        # The script comes of its spec, in clean().
+        # What is wrong with the script clean() says.
         super().clean_fields({*(exclude or ()), "script", "script_sha256"})
 
-    def _make_script(self) -> dict[str, Any]:
-        """Make the script of its spec, or check the one that was written; what is wrong, by field."""
-        try:
-            if self.script_spec is not None:
-                spec = embedded.from_json(self.script_spec)
-                self.script_spec = embedded.to_json(spec)
-                self.script = embedded.render(spec)
-            else:
-                self.script = self.script.replace("\r\n", "\n")
-                written_script.check_text(self.script)
-        except embedded.ScriptError as error:
-            return {"script": [f"{name}: {text}" for name, text in error.errors.items()]}
+    def _check_script(self) -> dict[str, Any]:
+        """What is wrong with a script that somebody wrote. The site's is made of a spec, which was checked."""
+        if not (self.has_site_script and self.script):
+            self.script = self.script.replace("\r\n", "\n")
+            try:
+                checks.check_text(self.script)
+            except ScriptError as error:
+                return {"script": list(error.errors.values())}
         self.script_sha256 = hashlib.sha256(self.script.encode()).hexdigest()
         return {}
 
@@ -264,9 +277,9 @@ class Build(Job):
         if self.has_site_script:
             return []
         try:
-            options = written_script.likely_options(self.profile, self.options)
-            return written_script.check_text(self.script, options, platforms_of(self.target))
-        except embedded.ScriptError as error:
+            options = checks.likely_options(self.profile, self.options)
+            return checks.check_text(self.script, options, Target(self.target).platforms)
+        except ScriptError as error:
             return list(error.errors.values())
 
     def changes(self) -> dict[str, ipxe_options.Value]:
@@ -275,13 +288,9 @@ class Build(Job):
 
     def _needed(self) -> dict[str, ipxe_options.Value]:
         """The options that the site's script cannot do without; none where the script is somebody's own."""
-        try:
-            spec = embedded.from_json(self.script_spec) if self.has_site_script else None
-        except embedded.ScriptError:
+        if (spec := self.spec) is None:
             return {}
-        if spec is None:
-            return {}
-        return {**dict.fromkeys(sorted(embedded.required_options(spec)), True), **embedded.option_values(spec)}
+        return {**dict.fromkeys(sorted(required_options(spec)), True), **option_values(spec)}
 
     def too_large(self, size: int) -> str:
         """What to do where `size` bytes do not fit the chip, for a person; empty where they do."""

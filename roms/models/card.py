@@ -10,9 +10,10 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
 
-from roms.toolchain import ipxe_cards
-from roms.toolchain.flashrom import NIC_PROGRAMMERS, PracticeChip, Programmer, SupportedCard, reached
-from roms.toolchain.ipxe_cards import CatalogueCard
+from roms.toolchain.flash.flashrom import SupportedCard, reached
+from roms.toolchain.flash.programmers import NIC_PROGRAMMERS, PracticeChip, Programmer
+from roms.toolchain.ipxe import cards as ipxe_cards
+from roms.toolchain.ipxe.cards import CatalogueCard
 
 if TYPE_CHECKING:
     from roms.models.station import Station
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 PCI_ID = r"[0-9a-f]{4}:[0-9a-f]{4}"
 #: Of the practice chip, in bytes.
 PRACTICE_SIZE = 64 << 10
+#: What iPXE's tree and flashrom know of a card.
+_OF_THE_TREE = ("name", "driver", "rom_name", "programmer", "conflict")
 
 
 class CardQuerySet(models.QuerySet["Card"]):
@@ -68,16 +71,16 @@ class CardQuerySet(models.QuerySet["Card"]):
             conflict = ", ".join(found.drivers) if found.is_ambiguous else ""
             is_new = found.id not in known
             card = Card(slug=found.id, pci_id=found.id, origin=Card.Origin.TREE) if is_new else known[found.id]
-            before = (card.name, card.driver, card.rom_name, card.programmer, card.conflict)
+            before = [getattr(card, name) for name in _OF_THE_TREE]
             if card.origin == Card.Origin.TREE:
                 card.name, card.programmer = found.name[:200], programmers.get(found.id, card.programmer)
             card.driver, card.rom_name, card.conflict = card.driver or found.driver, found.image[:60], conflict
             if is_new:
                 new.append(card)
-            elif before != (card.name, card.driver, card.rom_name, card.programmer, card.conflict):
+            elif before != [getattr(card, name) for name in _OF_THE_TREE]:
                 changed.append(card)
         self.bulk_create(new, batch_size=200, ignore_conflicts=True)
-        self.bulk_update(changed, ["name", "driver", "rom_name", "programmer", "conflict"], batch_size=200)
+        self.bulk_update(changed, _OF_THE_TREE, batch_size=200)
         return len(known) + len(new)
 
 

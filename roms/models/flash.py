@@ -15,7 +15,8 @@ from roms.models.build import ROM_TARGETS, Build
 from roms.models.card import Card
 from roms.models.job import Job, JobQuerySet, JobState, raise_if_errors
 from roms.models.station import Station
-from roms.toolchain.flashrom import PCISlot, WrongAddressError, WrongProgrammerError
+from roms.toolchain.flash.pci import PCISlot, WrongAddressError
+from roms.toolchain.flash.programmers import WrongProgrammerError
 
 
 class FlashKind(models.TextChoices):

@@ -1,0 +1,1 @@
+"""The programs that make and flash ROMs. No Django."""

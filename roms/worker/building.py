@@ -15,10 +15,10 @@ from django.db import Error
 from machines.models.stored_file import StoredFile
 from rescuesite import disk_space
 from roms.models import Build, Card, JobState
-from roms.toolchain import flashrom
-from roms.toolchain.ipxe_build import Builder, BuildError, BuildRequest, BuildResult, ErrorKind, Listener, Target
-from roms.toolchain.ipxe_cards import CardError
-from roms.toolchain.ipxe_source import SourceError, SourceTree
+from roms.toolchain.flash import flashrom
+from roms.toolchain.ipxe.build import Builder, BuildError, BuildRequest, BuildResult, ErrorKind, Listener, Target
+from roms.toolchain.ipxe.cards import CardError
+from roms.toolchain.ipxe.source import SourceError, SourceTree
 from roms.toolchain.option_rom import OptionROMError, check_fits
 from roms.toolchain.runner import ProgramMissingError
 from roms.worker.running import ClaimedJob, logger

@@ -12,8 +12,8 @@ from django.utils import timezone
 from machines.models.stored_file import DamagedFileError, StoredFile
 from roms.models import FlashJob, JobState
 from roms.models.flash import FlashKind
-from roms.toolchain import flashrom
-from roms.toolchain.flashing import (
+from roms.toolchain.flash import flashrom
+from roms.toolchain.flash.flashing import (
     FlashError,
     FlashFailedError,
     Flashing,
@@ -24,7 +24,8 @@ from roms.toolchain.flashing import (
     RefusedError,
     StoppedError,
 )
-from roms.toolchain.flashrom import WrongAddressError, WrongProgrammerError
+from roms.toolchain.flash.pci import PCISlot, WrongAddressError
+from roms.toolchain.flash.programmers import WrongProgrammerError
 from roms.toolchain.option_rom import OptionROMError, check_fits, identify, pad
 from roms.toolchain.runner import ProgramMissingError, Stopped
 from roms.worker.running import ClaimedJob
@@ -62,7 +63,7 @@ class FlashRun(ClaimedJob[FlashJob], Listener):
             raise FlashError(f"The card {card} was changed after this job was ordered: order it anew.")
         return Flashing(
             programmer=card.programmer_at(job.station),
-            slot=flashrom.PCISlot.parse(job.slot) if job.slot else None,
+            slot=PCISlot.parse(job.slot) if job.slot else None,
             chip=job.chip_name or None,
             contents_for=self._contents if job.action != FlashKind.SAVE else None,
             expected_size=card.chip_size,

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from machines.boot.script import for_dhcp
-from roms.toolchain.embedded import DHCP, ScriptSpec, StaticNetwork, option_values, render, required_options
-from roms.toolchain.ipxe_build import Builder, BuildRequest, Target
-from roms.toolchain.ipxe_source import DEFAULT_REF, SourceTree
+from roms.toolchain.ipxe.build import Builder, BuildRequest, Target
+from roms.toolchain.ipxe.script.render import option_values, render, required_options
+from roms.toolchain.ipxe.script.spec import DHCP, ScriptSpec, StaticNetwork
+from roms.toolchain.ipxe.source import DEFAULT_REF, SourceTree
 from tests.e2e import guest
 from tests.e2e.proxy import Proxy, Trouble, answered, cut, silent
 from tests.e2e.site import Site

@@ -20,13 +20,14 @@ _FURNISH = """
 from django.utils import timezone
 from machines.models import StoredFile
 from roms.models import Build, Card, Station
+from roms.toolchain.ipxe.script.spec import ScriptSpec
 Card.objects.load_curated()
 Station.objects.seen("local")
 card = Card.objects.get(slug="8086:1229")
 for profile, state, size in (("minimal", "succeeded", 61440), ("standard", "failed", 84992)):
     stored = StoredFile.objects.store([profile.encode().ljust(size, b"x")])
-    build = Build(card=card, profile=profile, script_spec={"site": "http://192.0.2.10"}, state=state, size=size,
-                  artifact=stored, sha256=stored.sha256, finished_at=timezone.now(), requested_by_name="alice")
+    build = Build.of(ScriptSpec("http://192.0.2.10"), card=card, profile=profile, state=state, size=size,
+                     artifact=stored, sha256=stored.sha256, finished_at=timezone.now(), requested_by_name="alice")
     build.clean()
     build.save()
 """

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from roms.toolchain import embedded
-from roms.toolchain.ipxe_build import Builder, BuildRequest, Target
-from roms.toolchain.ipxe_source import DEFAULT_REF, SourceTree
+from roms.toolchain.ipxe.build import Builder, BuildRequest, Target
+from roms.toolchain.ipxe.script.render import render, required_options
+from roms.toolchain.ipxe.script.spec import ScriptSpec
+from roms.toolchain.ipxe.source import DEFAULT_REF, SourceTree
 from tests.e2e import guest
 from tests.e2e.vm import GATEWAY, VirtualServer
 
@@ -88,9 +89,9 @@ def rom(portal: Portal, tmp_path: Path) -> Callable[[str], Path]:
     builder = Builder(SourceTree(SOURCE, DEFAULT_REF, guest.CACHE / "ipxe"), guest.CACHE / "ipxe")
 
     def built(profile: str) -> Path:
-        spec = embedded.ScriptSpec(portal.url, tries=len(ANSWERS))
-        options = dict.fromkeys(sorted(embedded.required_options(spec)), True)
-        script = embedded.render(spec).encode()
+        spec = ScriptSpec(portal.url, tries=len(ANSWERS))
+        options = dict.fromkeys(sorted(required_options(spec)), True)
+        script = render(spec).encode()
         request = BuildRequest(Target.COMBINED, script, "8086:100e", profile=profile, options=options, banner=0)
         return builder.build(request, tmp_path).artifact
 

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from machines.boot.request import BootRequest
-from roms.toolchain.embedded import VARIABLES, ScriptSpec, StaticNetwork, render, required_options, worst_case
+from roms.toolchain.ipxe.script.render import render, required_options
+from roms.toolchain.ipxe.script.spec import VARIABLES, ScriptSpec, StaticNetwork
+from roms.toolchain.ipxe.script.waits import worst_case
 from tests.e2e import guest
 from tests.e2e.site import Site, free_port
 from tests.e2e.vm import GATEWAY, MAC, PRODUCT, SERIAL, UUID, VirtualServer

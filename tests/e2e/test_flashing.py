@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from roms.toolchain.flashing import Flashing, Limits, Phase, StationBusyError, holders
+from roms.toolchain.flash.flashing import Flashing, Limits, Phase, StationBusyError, holders
 from tests.roms.chips import KIB, WORKER, Bench, contents, dummy
 from tests.roms.processes import ends, heard, is_freed, worker
 

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from roms.toolchain import embedded
-from roms.toolchain.ipxe_build import Builder, BuildError, BuildRequest, BuildResult, Target
-from roms.toolchain.ipxe_cards import load_curated
-from roms.toolchain.ipxe_options import PROFILES, REQUIRED, Option, Value, chosen, read_options, switched_on
-from roms.toolchain.ipxe_source import DEFAULT_REF, SourceTree, missing_tools
+from roms.toolchain.ipxe.build import Builder, BuildError, BuildRequest, BuildResult, Target
+from roms.toolchain.ipxe.cards import load_curated
+from roms.toolchain.ipxe.options import PROFILES, REQUIRED, Option, Value, chosen, read_options, switched_on
+from roms.toolchain.ipxe.script.render import render
+from roms.toolchain.ipxe.script.spec import ScriptSpec
+from roms.toolchain.ipxe.source import DEFAULT_REF, SourceTree, missing_tools
 from roms.toolchain.option_rom import CodeType, check_fits
 from tests.e2e import guest
 from tests.e2e.vm import GATEWAY, OVMF_CODE, OVMF_VARS, VirtualServer
@@ -37,7 +38,7 @@ pytestmark = [
 KIB = 1024
 PRO100, REALTEK = "8086:1229", "10ec:8139"
 #: What the site builds in, and comments that make it 4 KiB.
-SCRIPT = embedded.render(embedded.ScriptSpec(site="http://192.0.2.10")).encode()
+SCRIPT = render(ScriptSpec(site="http://192.0.2.10")).encode()
 SCRIPT += b"".join(b"# %032x\n" % (n * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128) for n in range(200))
 SCRIPT = SCRIPT[: 4 * KIB - 1] + b"\n"
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from roms.toolchain import embedded
-from roms.toolchain.ipxe_build import Builder, BuildRequest, Target
-from roms.toolchain.ipxe_source import DEFAULT_REF, SourceTree
+from roms.toolchain.ipxe.build import Builder, BuildRequest, Target
+from roms.toolchain.ipxe.script.render import option_values, render, required_options
+from roms.toolchain.ipxe.script.spec import ScriptSpec
+from roms.toolchain.ipxe.source import DEFAULT_REF, SourceTree
 from tests.e2e import guest
 from tests.e2e.vm import VirtualServer
 
@@ -111,9 +112,9 @@ class Machine(VirtualServer):
 def test_a_machine_gets_its_address_from_a_server_that_answers_late(
     server: LateServer, disk: Path, tmp_path: Path
 ) -> None:
-    spec = embedded.ScriptSpec("http://10.9.8.1", tries=1, timeout=3, dhcp_wait=int(LATE))
-    options = {**dict.fromkeys(sorted(embedded.required_options(spec)), True), **embedded.option_values(spec)}
-    request = BuildRequest(Target.ROM, embedded.render(spec).encode(), "8086:100e", options=options, banner=0)
+    spec = ScriptSpec("http://10.9.8.1", tries=1, timeout=3, dhcp_wait=int(LATE))
+    options = {**dict.fromkeys(sorted(required_options(spec)), True), **option_values(spec)}
+    request = BuildRequest(Target.ROM, render(spec).encode(), "8086:100e", options=options, banner=0)
     builder = Builder(SourceTree(SOURCE, DEFAULT_REF, guest.CACHE / "ipxe"), guest.CACHE / "ipxe")
     rom = builder.build(request, tmp_path).artifact
     with Machine(disk, rom, server.netdev) as machine:

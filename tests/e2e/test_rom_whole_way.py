@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from roms.toolchain.embedded import from_json, worst_case
+from roms.toolchain.ipxe.script.spec import from_json
+from roms.toolchain.ipxe.script.waits import worst_case
 from tests.e2e import guest
 from tests.e2e.conftest import MakeSite
 from tests.e2e.site import Site

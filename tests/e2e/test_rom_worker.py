@@ -147,7 +147,7 @@ def test_a_worker_killed_while_it_writes_lets_flashrom_finish_and_the_next_job_s
         "from pathlib import Path\nfrom machines.models import StoredFile, Actor\nfrom roms.models import *\n"
         f"rom = StoredFile.objects.store([Path({str(ROM)!r}).read_bytes()])\n"
         "card = Card.objects.create(slug='slow', pci_id='8086:100e', name='slow', programmer='nicintel')\n"
-        "build = Build(card=card, script_spec={'site': 'http://192.0.2.1'}, state='succeeded', artifact=rom,"
+        "build = Build.of('#!ipxe\\nexit 1\\n', card=card, state='succeeded', artifact=rom,"
         " size=rom.size, sha256=rom.sha256)\nbuild.clean()\nbuild.save()\n"
         "station = Station.objects.get_or_create(name='local')[0]\n"
         "for _ in range(2):\n    FlashJob(station=station, card=card, build=build).submit(Actor('alice'))\n"

@@ -26,6 +26,7 @@ from machines.models import Actor, APIToken, Machine, Rescue, RescueImage, Sight
 from machines.models.rescue_terms import RescueRequest
 from rescuesite.api.throttling import TokenThrottle
 from roms.models import Build, Card, FlashJob, FlashKind, Station
+from roms.toolchain.ipxe.script.spec import from_json
 from tests.roms.conftest import SCRIPT, succeeded
 
 CHECKS = [
@@ -62,7 +63,7 @@ def token(admin_user: User, machine: Machine, image: RescueImage, monkeypatch: p
     )
     station = Station.objects.create(name="local")
     succeeded(card, b"\x55\xaa" + bytes(1022))
-    Build(card=card, script_spec=SCRIPT).submit(Actor("alice"))
+    Build.of(from_json(SCRIPT), card=card).submit(Actor("alice"))
     FlashJob(action=FlashKind.SAVE, card=card, station=station, slot="0000:03:00.0").submit(Actor("alice"))
     Sighting.objects.create(mac="52:54:00:00:00:01", said={"serial": "x"})
     Rescue.objects.enable(machine, RescueRequest(reason="RAID"), Actor("alice"))

@@ -13,8 +13,8 @@ from django.test import Client
 
 from machines.boot import script
 from machines.boot.script import longest_question
-from roms.toolchain.ipxe_script import parse
-from roms.toolchain.written_script import check_text
+from roms.toolchain.ipxe.script.checks import check_text
+from roms.toolchain.ipxe.script.parser import parse
 from tests.machines.test_silence import SILENT, Downloads, Fetching
 
 #: IPv4 addresses, a UUID and iPXE's own words.

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from machines.boot import script
 from machines.boot.script import BootPlan, chain_to_site, longest_question, longest_silence, rescue
 from machines.models import Machine, RescueImage
-from roms.toolchain.embedded import ScriptSpec, worst_case
+from roms.toolchain.ipxe.script.spec import ScriptSpec
+from roms.toolchain.ipxe.script.waits import worst_case
 from tests.machines.support import enable
 from tests.roms.test_embedded import IPXE, World
 

@@ -7,8 +7,10 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from roms.toolchain.flashing import Flashing, Listener, Phase
-from roms.toolchain.flashrom import Chip, PCISlot, PracticeChip, Programmer
+from roms.toolchain.flash.flashing import Flashing, Listener, Phase
+from roms.toolchain.flash.flashrom import Chip
+from roms.toolchain.flash.pci import PCISlot
+from roms.toolchain.flash.programmers import PracticeChip, Programmer
 
 KIB = 1024
 
@@ -120,7 +122,7 @@ class Bench:
 WORKER = """
 import sys
 from pathlib import Path
-from roms.toolchain.flashing import Flashing, FlashError, Listener
+from roms.toolchain.flash.flashing import Flashing, FlashError, Listener
 from tests.roms.chips import Dummy
 
 class Telling(Listener):

@@ -12,6 +12,7 @@ from django.test import Client
 
 from machines.models import StoredFile
 from roms.models import Build, Card, JobState, Station
+from roms.toolchain.ipxe.script.spec import from_json
 
 SCRIPT = {"site": "http://192.0.2.10", "network": "dhcp"}
 
@@ -67,10 +68,8 @@ def station(db: None) -> Station:
 def succeeded(card: Card, rom: bytes, profile: str = "minimal", target: str = "rom") -> Build:
     """A build that has made `rom`."""
     stored = StoredFile.objects.store([rom])
-    build = Build(
-        card=card, target=target, profile=profile, script_spec=SCRIPT, state=JobState.SUCCEEDED, artifact=stored,
-        size=len(rom), sha256=stored.sha256,
-    )  # fmt: skip
+    made = {"state": JobState.SUCCEEDED, "artifact": stored, "size": len(rom), "sha256": stored.sha256}
+    build = Build.of(from_json(SCRIPT), card=card, target=target, profile=profile, **made)
     build.clean()
     build.save()
     return build

@@ -21,13 +21,14 @@ from django.utils import timezone
 from machines.admin.machines import MachineAdmin
 from machines.models import Actor, AuditEntry, Machine, StoredFile
 from roms.admin.cards import recognised
-from roms.admin.jobs import seconds_text
 from roms.admin.ledger import InstalledROMInline
 from roms.dashboard import rom_dashboard
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Station
 from roms.models.job import LOST_AFTER
-from roms.toolchain import embedded
-from roms.toolchain.written_script import likely_options
+from roms.toolchain.ipxe.script.checks import likely_options
+from roms.toolchain.ipxe.script.spec import from_json
+from roms.toolchain.ipxe.script.waits import worst_case
+from roms.wording import seconds_text
 from tests.roms.conftest import SCRIPT, succeeded
 
 BUILDS, FLASH, CARDS = "/admin/roms/build/", "/admin/roms/flashjob/", "/admin/roms/card/"
@@ -57,7 +58,7 @@ def job(build: Build, station: Station, machine: Machine) -> FlashJob:
 
 
 def queued(card: Card, **values: Any) -> Build:
-    build = Build(card=card, script_spec=SCRIPT, **values)
+    build = Build.of(from_json(SCRIPT), card=card, **values)
     build.clean()
     build.save()
     return build
@@ -421,7 +422,7 @@ def test_the_preview_shows_the_script_and_what_a_dead_site_costs(admin_client: C
     shown = preview(admin_client, card=card)
     assert shown["errors"] == {}
     assert "chain --autofree --timeout 8000 http://192.0.2.10/boot?mac=${netX/mac}" in shown["html"]
-    case = embedded.worst_case(embedded.from_json(SCRIPT))
+    case = worst_case(from_json(SCRIPT))
     assert f"A dead site costs at most {seconds_text(case.no_site)} before the local disk" in shown["html"]
     assert f"<dd>{seconds_text(case.no_address)}</dd>" in shown["html"]
     assert "IMAGE_SCRIPT" in shown["html"]

@@ -26,6 +26,7 @@ from roms.api import serializers, views
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, Job, JobState, Station
 from roms.models.job import LOST_AFTER
 from roms.representation import build_json, card_json, flash_json, installed_json, station_json
+from roms.toolchain.ipxe.script.spec import from_json
 from tests.machines.support import body
 from tests.roms.conftest import SCRIPT, succeeded
 
@@ -39,7 +40,7 @@ LISTS = ("rom-builds", "flash-jobs", "cards", "stations", "installed-roms")
 @pytest.fixture
 def build(card: Card, data_dir: Path) -> Build:
     """One that is queued."""
-    return Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    return Build.of(from_json(SCRIPT), card=card).submit(ALICE)
 
 
 @pytest.fixture
@@ -211,7 +212,7 @@ def test_builds_are_ordered_as_wished(admin_client: Client, build: Build, built:
 def test_builds_are_found_by(
     query: str, found: list[str], admin_client: Client, build: Build, card: Card, practice: Card
 ) -> None:
-    lost = Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    lost = Build.of(from_json(SCRIPT), card=card).submit(ALICE)
     lost.claim("worker")
     Build.objects.filter(pk=lost.pk).update(heartbeat_at=timezone.now() - LOST_AFTER * 2)
     names = {build.pk: "queued", lost.pk: "lost", succeeded(practice, ROM, "everything", "mrom").pk: "practice"}
@@ -443,7 +444,7 @@ def test_what_has_no_rom_is_not_flashed(admin_client: Client, flash_order: dict[
 
 
 def test_a_medium_for_all_cards_is_not_flashed(admin_client: Client, flash_order: dict[str, Any]) -> None:
-    iso = Build(target="iso", script_spec=SCRIPT).submit(ALICE)
+    iso = Build.of(from_json(SCRIPT), target="iso").submit(ALICE)
     assert post(admin_client, FLASHES, flash_order | {"build": iso.pk}).status_code == 400
 
 

@@ -13,21 +13,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from machines.boot.request import UNDERSTOOD
-from roms.toolchain.embedded import (
-    VARIABLES,
-    ScriptError,
-    ScriptSpec,
-    StaticNetwork,
-    from_json,
-    option_values,
-    render,
-    required_options,
-    to_json,
-    worst_case,
-    worst_case_seconds,
-)
-from roms.toolchain.ipxe_options import takes_over
-from roms.toolchain.written_script import check_text, commands_used
+from roms.toolchain.ipxe.options import takes_over
+from roms.toolchain.ipxe.script.checks import check_text, commands_used
+from roms.toolchain.ipxe.script.render import option_values, render, required_options
+from roms.toolchain.ipxe.script.spec import VARIABLES, ScriptError, ScriptSpec, StaticNetwork, from_json, to_json
+from roms.toolchain.ipxe.script.waits import worst_case, worst_case_seconds
 from tests.e2e.site import ROOT
 
 T = TypeVar("T")

@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 
 from machines.models import Actor, AuditEntry, Machine, StoredFile
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Station
+from roms.toolchain.ipxe.script.spec import from_json
 from roms.toolchain.option_rom import pad
 from roms.worker.flashing import FlashRun
 from tests.roms.chips import dummy
@@ -250,7 +251,7 @@ def test_a_rom_for_another_card_is_refused(station: Station, practice: Card, car
 
 
 def test_a_build_without_a_rom_is_refused(station: Station, practice: Card) -> None:
-    failed = Build(card=practice, script_spec={"site": "http://192.0.2.1"}).submit(ALICE)
+    failed = Build.of(from_json({"site": "http://192.0.2.1"}), card=practice).submit(ALICE)
     assert "did not succeed" in problems(station=station, card=practice, build=failed)["build"][0]
 
 

@@ -13,8 +13,8 @@ from typing import NoReturn
 
 import pytest
 
-from roms.toolchain import flashing
-from roms.toolchain.flashing import (
+from roms.toolchain.flash import flashing
+from roms.toolchain.flash.flashing import (
     ChipState,
     FlashFailedError,
     Limits,
@@ -26,7 +26,9 @@ from roms.toolchain.flashing import (
     holders,
     station_lock,
 )
-from roms.toolchain.flashrom import Chip, PCISlot, PracticeChip, Programmer
+from roms.toolchain.flash.flashrom import Chip
+from roms.toolchain.flash.pci import PCISlot
+from roms.toolchain.flash.programmers import PracticeChip, Programmer
 from roms.toolchain.runner import ProgramMissingError, Stopped
 from tests.roms.chips import KIB, WORKER, Bench, changed, contents, dummy
 from tests.roms.processes import ends, heard, is_freed, is_locked, worker

@@ -6,20 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from roms.toolchain import flashrom
-from roms.toolchain.flashrom import (
-    Chip,
-    Flashrom,
-    Outcome,
-    PCISlot,
-    PracticeChip,
-    Programmer,
-    SupportedCard,
-    WrongAddressError,
-    WrongProgrammerError,
-    plugged_in,
-    understand,
-)
+from roms.toolchain.flash import flashrom
+from roms.toolchain.flash.flashrom import Chip, Flashrom, Outcome, SupportedCard, understand
+from roms.toolchain.flash.pci import PCISlot, WrongAddressError, plugged_in
+from roms.toolchain.flash.programmers import PracticeChip, Programmer, WrongProgrammerError
 from roms.toolchain.runner import ProgramMissingError, run
 
 # Slots

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from roms.toolchain.flashing import Phase, Refusal, RefusedError
-from roms.toolchain.flashrom import Outcome, PCISlot, Programmer, cannot, understand
+from roms.toolchain.flash.flashing import Phase, Refusal, RefusedError
+from roms.toolchain.flash.flashrom import Outcome, cannot, understand
+from roms.toolchain.flash.pci import PCISlot
+from roms.toolchain.flash.programmers import Programmer
 from tests.roms.chips import KIB, Bench, contents
 
 OLD, NEW = contents(64 * KIB, 1), contents(64 * KIB, 2)

@@ -17,8 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from roms.toolchain import ipxe_build, ipxe_trees, option_rom
-from roms.toolchain.ipxe_build import (
+from rescuesite.files import locked
+from roms.toolchain import option_rom
+from roms.toolchain.ipxe import build as ipxe_build
+from roms.toolchain.ipxe import trees as ipxe_trees
+from roms.toolchain.ipxe.build import (
     Builder,
     BuildError,
     BuildRequest,
@@ -29,8 +32,8 @@ from roms.toolchain.ipxe_build import (
     Target,
     explain,
 )
-from roms.toolchain.ipxe_options import Value
-from roms.toolchain.ipxe_source import MissingTool, SourceTree
+from roms.toolchain.ipxe.options import Value
+from roms.toolchain.ipxe.source import MissingTool, SourceTree
 
 STAND_IN = Path(__file__).parent / "stand_in"
 KIB = 1024
@@ -334,7 +337,7 @@ def test_builds_of_two_feature_sets_do_not_disturb_each_other(site: Site, fresh:
 
 def test_a_second_build_of_the_same_features_waits(site: Site) -> None:
     waiting = "Another build with the same features is running; waiting for it."
-    with ipxe_trees.locked(site.lock_of(site.trees[0])):
+    with locked(site.lock_of(site.trees[0])):
         site.error("cancelled", stop_when=waiting)
     assert site.log.decode().count(waiting) == 1
     assert site.build().objects_compiled == 0
@@ -392,7 +395,7 @@ def test_trees_that_were_not_used_for_longest_are_removed(site: Site) -> None:
     assert minimal not in site.trees
     # One that is in use is left alone.
     site.builder.trees_limit = 1
-    with ipxe_trees.locked(site.lock_of(site.trees[0])), ipxe_trees.locked(site.lock_of(site.trees[1])):
+    with locked(site.lock_of(site.trees[0])), locked(site.lock_of(site.trees[1])):
         site.build(profile="minimal")
     assert len(site.trees) == 2
     assert len(list((site.folder / "ipxe" / "locks").glob("*.lock"))) == 3

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roms.toolchain import runner
-from roms.toolchain.flashrom import SupportedCard
-from roms.toolchain.ipxe_cards import (
+from roms.toolchain.flash.flashrom import SupportedCard
+from roms.toolchain.ipxe.cards import (
     Advice,
     CardError,
     CatalogueCard,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roms.toolchain.ipxe_options import (
+from roms.toolchain.ipxe.options import (
     PLATFORMS,
     PROFILES,
     REQUIRED,

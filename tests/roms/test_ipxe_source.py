@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from roms.toolchain import ipxe_source, runner
-from roms.toolchain.ipxe_source import (
+from rescuesite.files import locked
+from roms.toolchain import runner
+from roms.toolchain.ipxe import source as ipxe_source
+from roms.toolchain.ipxe.source import (
     MARKS,
     MissingTool,
     SourceError,
@@ -247,7 +249,7 @@ def test_cancelling(silent: str, folder: Path) -> None:
 
 def test_cancelling_while_another_obtains(upstream: Upstream, folder: Path) -> None:
     tree = SourceTree(str(upstream.folder), "v1", folder)
-    with ipxe_source._locked(folder / "locks" / "source.lock", None), pytest.raises(SourceStoppedError):
+    with locked(folder / "locks" / "source.lock"), pytest.raises(SourceStoppedError):
         tree.obtain(should_stop=lambda: True)
 
 

@@ -19,7 +19,9 @@ from django.urls import reverse
 from machines.models import Actor
 from rescuesite import locks
 from roms.models import Build, Card, JobState
-from roms.toolchain import ipxe_build, runner, sandbox
+from roms.toolchain import runner, sandbox
+from roms.toolchain.ipxe import build as ipxe_build
+from roms.toolchain.ipxe.script.spec import from_json
 from roms.toolchain.sandbox import Sandbox
 from roms.worker.building import BuildRun
 from tests.roms.conftest import SCRIPT
@@ -71,7 +73,7 @@ class Attack:
     done: dict[str, bool] = field(default_factory=dict)
 
     def build(self, card: Card) -> Build:
-        job = Build(card=card, profile="minimal", script_spec=SCRIPT).submit(Actor("alice"))
+        job = Build.of(from_json(SCRIPT), card=card, profile="minimal").submit(Actor("alice"))
         BuildRun.claim_and_run(job.pk)
         job.refresh_from_db()
         found = re.findall(r"(?m)^attack ([^:]+): (DONE|failed)", job.log_from()[0])

@@ -16,6 +16,7 @@ from django.utils import timezone
 from machines.models import Actor, AuditEntry
 from roms.models import Build, Card, FlashJob, FlashKind, JobState, Station
 from roms.models.job import LOST_AFTER
+from roms.toolchain.ipxe.script.spec import from_json
 from roms.worker import running
 from roms.worker.building import BuildRun
 from roms.worker.flashing import FlashRun
@@ -29,7 +30,7 @@ ALICE = Actor("alice")
 
 @pytest.fixture
 def build(card: Card, data_dir: Path) -> Build:
-    return Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    return Build.of(from_json(SCRIPT), card=card).submit(ALICE)
 
 
 class Worked(ClaimedJob[Build]):
@@ -61,7 +62,7 @@ def test_a_job_is_queued_with_who_asked_and_an_audit_entry(build: Build) -> None
 
 def test_a_bad_order_is_refused_and_nothing_is_queued(card: Card) -> None:
     with pytest.raises(ValidationError):
-        Build(card=card, script_spec={"site": "gopher://x"}).submit(ALICE)
+        Build.of(from_json(SCRIPT), card=card, options=["a b"]).submit(ALICE)
     assert not Build.objects.exists()
     assert not AuditEntry.objects.exists()
 
@@ -78,7 +79,7 @@ def test_a_job_is_claimed_once(build: Build) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_of_many_workers_at_the_same_moment_one_claims_it(data_dir: Path) -> None:
     card = Card.objects.create(slug="8086:1229", pci_id="8086:1229", name="Intel")
-    build = Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    build = Build.of(from_json(SCRIPT), card=card).submit(ALICE)
     start, claimed = threading.Barrier(8), []
 
     def claim(name: str) -> None:
@@ -184,7 +185,7 @@ def test_a_finished_job_cannot_be_cancelled(build: Build) -> None:
 def test_a_heartbeat_says_that_the_worker_lives(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "HEARTBEAT", timedelta(seconds=0.01))
     card = Card.objects.create(slug="8086:1229", pci_id="8086:1229", name="Intel")
-    build = Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    build = Build.of(from_json(SCRIPT), card=card).submit(ALICE)
     build.claim("one")
     beaten = threading.Event()
     beat = build.beat
@@ -259,7 +260,7 @@ def test_the_job_that_has_waited_for_longest_is_run_next(
     build: Build, card: Card, station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flash = FlashJob(action=FlashKind.SAVE, card=card, station=station).submit(ALICE)
-    later = Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    later = Build.of(from_json(SCRIPT), card=card).submit(ALICE)
     order = []
 
     def run(job: Build | FlashJob) -> None:

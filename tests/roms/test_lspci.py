@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from roms.admin import cards
 from roms.models import Card
-from roms.toolchain.flashrom import SupportedCard
-from roms.toolchain.ipxe_cards import LspciCard, parse_lspci, read_lspci
+from roms.toolchain.flash.flashrom import SupportedCard
+from roms.toolchain.ipxe.cards import LspciCard, parse_lspci, read_lspci
 from roms.toolchain.runner import ProgramMissingError
 
 PAGE = "/admin/roms/card/lspci/"

@@ -14,7 +14,7 @@ from django.test import Client
 
 from machines.models import Actor, AuditEntry
 from roms.models import Card, FlashJob, FlashKind, JobState, Station
-from roms.toolchain.flashrom import Flashrom
+from roms.toolchain.flash.flashrom import Flashrom
 from roms.worker.flashing import FlashRun
 
 ALICE = Actor("alice")

@@ -21,6 +21,7 @@ from roms.management import terminal
 from roms.management.commands import rom as rom_command
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, Job, JobState, Station
 from roms.models.job import LOST_AFTER
+from roms.toolchain.ipxe.script.spec import from_json
 from tests.roms.conftest import SCRIPT, succeeded
 
 ALICE = Actor("alice")
@@ -293,7 +294,7 @@ def test_who_waits_is_told_that_no_worker_runs(card: Card, data_dir: Path, meanw
 
 
 def test_who_waits_for_a_busy_worker_is_told_so(card: Card, data_dir: Path, meanwhile: Callable[..., None]) -> None:
-    Build(card=card, script_spec=SCRIPT).submit(ALICE).claim("worker")
+    Build.of(from_json(SCRIPT), card=card).submit(ALICE).claim("worker")
     meanwhile(*[bool] * 30, end_build)
     err = io.StringIO()
     manage("build_rom", "8086:1229", *SITE, "--wait", err=err)
@@ -459,7 +460,7 @@ def test_nobody_is_asked_to_confirm_what_is_not_possible(
     card: Card, station: Station, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Screen("local\n"))
-    build = Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    build = Build.of(from_json(SCRIPT), card=card).submit(ALICE)
     err = io.StringIO()
     with pytest.raises(CommandError, match="did not succeed"):
         manage("flash_rom", build.pk, err=err)
@@ -538,7 +539,7 @@ def test_a_source_that_is_not_there_is_named(card: Card, data_dir: Path, setting
 
 
 def test_builds_are_listed(card: Card, built: Build) -> None:
-    queued = Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    queued = Build.of(from_json(SCRIPT), card=card).submit(ALICE)
     assert [one["id"] for one in manage_json("rom", "builds")] == [queued.pk, built.pk]
     assert [one["id"] for one in manage_json("rom", "builds", "--state", "queued")] == [queued.pk]
     assert [one["id"] for one in manage_json("rom", "builds", "--limit", "1")] == [queued.pk]
@@ -548,7 +549,7 @@ def test_builds_are_listed(card: Card, built: Build) -> None:
 
 
 def test_what_a_running_job_is_at_is_listed(card: Card, data_dir: Path) -> None:
-    build = Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    build = Build.of(from_json(SCRIPT), card=card).submit(ALICE)
     build.claim("worker")
     build.beat(phase="compile")
     assert "running: compile" in manage("rom", "builds")
@@ -605,7 +606,7 @@ def test_a_log_longer_than_one_reading_is_printed_whole(built: Build) -> None:
 def test_a_log_is_followed_until_the_job_is_finished(
     card: Card, data_dir: Path, meanwhile: Callable[..., None]
 ) -> None:
-    build = Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    build = Build.of(from_json(SCRIPT), card=card).submit(ALICE)
     build.log_path.write_bytes(b"one\n")
 
     def more() -> None:
@@ -618,7 +619,7 @@ def test_a_log_is_followed_until_the_job_is_finished(
 
 def test_a_job_is_cancelled(card: Card, data_dir: Path) -> None:
     User.objects.create_user("ada")
-    build = Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    build = Build.of(from_json(SCRIPT), card=card).submit(ALICE)
     assert manage("rom", "cancel", "build", build.pk, "--by", "ada") == f"build {build.pk} is cancelled.\n"
     assert AuditEntry.objects.get(action="build_cancel_requested").actor == "ada"
     with pytest.raises(CommandError, match="is cancelled already"):
@@ -626,7 +627,7 @@ def test_a_job_is_cancelled(card: Card, data_dir: Path) -> None:
 
 
 def test_a_running_job_is_asked_to_stop(card: Card, data_dir: Path) -> None:
-    build = Build(card=card, script_spec=SCRIPT).submit(ALICE)
+    build = Build.of(from_json(SCRIPT), card=card).submit(ALICE)
     build.claim("worker")
     assert "is asked to stop" in manage("rom", "cancel", "build", build.pk)
 
@@ -639,7 +640,7 @@ def aged(job: Job, days: int) -> None:
 
 
 def test_old_jobs_go_with_their_files(card: Card, built: Build, practice: Card) -> None:
-    old, new, waits = succeeded(card, ROM * 2), succeeded(card, ROM * 3), Build(card=card, script_spec=SCRIPT)
+    old, new, waits = succeeded(card, ROM * 2), succeeded(card, ROM * 3), Build.of(from_json(SCRIPT), card=card)
     waits.submit(ALICE)
     for build, days in ((old, 401), (new, 399), (built, 1)):
         aged(build, days)

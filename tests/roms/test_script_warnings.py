@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roms.toolchain.ipxe_script import COMMANDS
-from roms.toolchain.script_flow import LIMIT
-from roms.toolchain.written_script import MOST_WARNINGS, check_text
+from roms.toolchain.ipxe.script.checks import MOST_WARNINGS, check_text
+from roms.toolchain.ipxe.script.flow import LIMIT
+from roms.toolchain.ipxe.script.parser import COMMANDS
 
 ROUND = "can go round for ever"
 NO_TIMEOUT = "has no --timeout"

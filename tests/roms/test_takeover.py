@@ -12,7 +12,9 @@ from django.core.management.base import CommandError
 from django.test import Client
 
 from machines.models import Actor
-from roms.models import ROM_TARGETS, Build, Card, Profile, Target
+from roms.models import ROM_TARGETS, Build, Card, Profile
+from roms.toolchain.ipxe.build import Target
+from roms.toolchain.ipxe.script.spec import from_json
 from roms.worker.building import BuildRun
 from tests.roms.conftest import SCRIPT
 from tests.roms.test_admin import preview
@@ -25,12 +27,12 @@ WHY = "with it, an answer that is no script can keep the machine from its disk"
 
 
 @pytest.mark.parametrize("profile", Profile.values)
-@pytest.mark.parametrize("target", Target.values)
+@pytest.mark.parametrize("target", [*Target])
 def test_the_worker_builds_the_sites_script_without_foreign_images(
     target: str, profile: str, card: Card, data_dir: Path
 ) -> None:
     named = card if target in ROM_TARGETS else None
-    job = Build(card=named, target=target, profile=profile, script_spec=SCRIPT).submit(ALICE)
+    job = Build.of(from_json(SCRIPT), card=named, target=target, profile=profile).submit(ALICE)
     assert BuildRun(job)._request().foreign_images is False
 
 
@@ -42,7 +44,7 @@ def test_the_worker_builds_a_script_written_by_hand_as_its_writer_wants(card: Ca
 @pytest.mark.parametrize("option", ["IMAGE_PXE", "IMAGE_ELF=on", "IMAGE_MULTIBOOT=1", "IMAGE_COMBOOT=yes", "PXE_STACK"])
 def test_the_sites_script_and_what_takes_it_over_cannot_be_ordered_together(option: str, card: Card) -> None:
     with pytest.raises(ValidationError) as refused:
-        Build(card=card, script_spec=SCRIPT, options=[option]).submit(ALICE)
+        Build.of(from_json(SCRIPT), card=card, options=[option]).submit(ALICE)
     (said,) = refused.value.message_dict["options"]
     assert said.startswith(option.partition("=")[0])
     assert WHY in said
@@ -51,7 +53,7 @@ def test_the_sites_script_and_what_takes_it_over_cannot_be_ordered_together(opti
 def test_what_the_sites_script_needs_cannot_be_ordered_off(card: Card) -> None:
     spec = {**SCRIPT, "site": "http://rescue.example.net"}
     with pytest.raises(ValidationError) as refused:
-        Build(card=card, script_spec=spec, options=["DNS_RESOLVER=off", "DHCP_CMD=no"]).submit(ALICE)
+        Build.of(from_json(spec), card=card, options=["DNS_RESOLVER=off", "DHCP_CMD=no"]).submit(ALICE)
     assert refused.value.message_dict["options"] == [
         "DHCP_CMD cannot be off: the site's script needs it.",
         "DNS_RESOLVER cannot be off: the site's script needs it.",
@@ -60,14 +62,14 @@ def test_what_the_sites_script_needs_cannot_be_ordered_off(card: Card) -> None:
 
 def test_how_long_dhcp_is_waited_for_is_said_in_the_script_alone(card: Card, data_dir: Path) -> None:
     with pytest.raises(ValidationError) as refused:
-        Build(card=card, script_spec=SCRIPT, options=["DHCP_DISC_END_TIMEOUT_SEC=3600"]).submit(ALICE)
+        Build.of(from_json(SCRIPT), card=card, options=["DHCP_DISC_END_TIMEOUT_SEC=3600"]).submit(ALICE)
     assert "say that instead" in refused.value.message_dict["options"][0]
-    job = Build(card=card, script_spec={**SCRIPT, "dhcp_wait": 30}).submit(ALICE)
+    job = Build.of(from_json({**SCRIPT, "dhcp_wait": 30}), card=card).submit(ALICE)
     assert BuildRun(job)._request().options["DHCP_DISC_END_TIMEOUT_SEC"] == 16
 
 
 def test_a_harmful_option_may_be_switched_off_by_name(card: Card, data_dir: Path) -> None:
-    Build(card=card, script_spec=SCRIPT, options=["IMAGE_PXE=off", "IMAGE_TRUST_CMD"]).submit(ALICE)
+    Build.of(from_json(SCRIPT), card=card, options=["IMAGE_PXE=off", "IMAGE_TRUST_CMD"]).submit(ALICE)
 
 
 def test_the_api_says_that_it_cannot_be(admin_client: Client, card: Card) -> None:

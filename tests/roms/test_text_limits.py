@@ -13,9 +13,10 @@ from django.test import Client
 
 from machines.models import Actor
 from roms.models import Build, Card, JobState, Station
-from roms.toolchain import flashrom
-from roms.toolchain.flashrom import SupportedCard
-from roms.toolchain.ipxe_cards import CatalogueCard
+from roms.toolchain.flash import flashrom
+from roms.toolchain.flash.flashrom import SupportedCard
+from roms.toolchain.ipxe.cards import CatalogueCard
+from roms.toolchain.ipxe.script.spec import from_json
 from roms.toolchain.runner import ProgramMissingError
 from roms.worker.building import BuildRun, load_cards
 from tests.roms.conftest import SCRIPT, succeeded
@@ -33,7 +34,7 @@ def stand_in(settings: LazySettings, data_dir: Path) -> None:
 
 
 def built(card: Card, **order: object) -> Build:
-    order = {"profile": "minimal", "script_spec": SCRIPT, **order}
+    order = {"profile": "minimal", "spec": from_json(SCRIPT), **order}
     job = Build(card=card, **order).submit(ALICE)
     BuildRun.claim_and_run(job.pk)
     job.refresh_from_db()
@@ -97,14 +98,14 @@ def test_an_options_value_becomes_no_other_line_of_a_header(option: str, card: C
 @pytest.mark.parametrize("option", ["A B=1", "../x", "-x", "A;id", "#include", "A\nB"])
 def test_an_options_name_is_a_name(option: str, card: Card, data_dir: Path) -> None:
     with pytest.raises(ValidationError):
-        Build(card=card, profile="minimal", script_spec=SCRIPT, options=[option]).submit(ALICE)
+        Build.of(from_json(SCRIPT), card=card, profile="minimal", options=[option]).submit(ALICE)
 
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("name", ["target", "profile"])
 def test_a_target_and_a_profile_come_from_a_list(name: str, text: str, card: Card, data_dir: Path) -> None:
     with pytest.raises(ValidationError):
-        Build(card=card, script_spec=SCRIPT, **{name: text}).submit(ALICE)
+        Build.of(from_json(SCRIPT), card=card, **{name: text}).submit(ALICE)
 
 
 # Who may change stations, and who starts a worker

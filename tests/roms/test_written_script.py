@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roms.toolchain.ipxe_options import DEFAULT_PROFILE
-from roms.toolchain.ipxe_script import COMMANDS
-from roms.toolchain.written_script import MAX_TEXT, check_text, commands_used, likely_options
+from roms.toolchain.ipxe.options import DEFAULT_PROFILE
+from roms.toolchain.ipxe.script.checks import MAX_TEXT, check_text, commands_used, likely_options
+from roms.toolchain.ipxe.script.parser import COMMANDS
 from tests.roms.test_embedded import EXAMPLE, errors, tried
 
 

@@ -13,8 +13,10 @@ from django.core.management.base import CommandError
 from machines.management.terminal import NOT_DONE, NOT_SUCCEEDED, actor_named, messages_of, printable
 from roms.downloads import pad_size, padded
 from roms.management.terminal import JobCommand, card_named
-from roms.models import Build, Profile, Target
-from roms.toolchain import embedded
+from roms.models import Build, Profile
+from roms.models.build import spec_of
+from roms.toolchain.ipxe.build import Target
+from roms.toolchain.ipxe.script.spec import VARIABLES, ScriptSpec
 
 #: The options that say what a script is made of, with the names of the script's fields.
 _SPEC = ("variables", "tries", "timeout", "link_wait", "stp_wait", "dhcp_wait", "nic", "static", "serial_console")
@@ -30,16 +32,16 @@ class Command(JobCommand):
         script = parser.add_mutually_exclusive_group(required=True)
         script.add_argument("--site", metavar="URL", help="the rescue site, like http://192.0.2.10")
         script.add_argument("--script", metavar="FILE", help="a script that you wrote; “-”: from standard input")
-        parser.add_argument("--target", choices=Target.values, default=Target.ROM, help="default: rom")
+        parser.add_argument(
+            "--target", choices=[target.value for target in Target], default=Target.ROM, help="default: rom"
+        )
         parser.add_argument("--profile", choices=Profile.values, default=Profile.MINIMAL, help="default: minimal")
         parser.add_argument(
             "--option", action="append", default=[], metavar="NAME=VALUE", help="of iPXE; may be given several times"
         )
         parser.add_argument("--banner", type=int, metavar="N", help="tenths of a second; 0: no prompt at power-on")
         spec = parser.add_argument_group("with --site")
-        spec.add_argument(
-            "--variables", metavar="NAME,…", help=f"sent besides mac and ip: {','.join(embedded.VARIABLES)}"
-        )
+        spec.add_argument("--variables", metavar="NAME,…", help=f"sent besides mac and ip: {','.join(VARIABLES)}")
         spec.add_argument("--tries", type=int, help="how often network and site are tried (default: 3)")
         spec.add_argument("--timeout", type=int, metavar="SECONDS", help="of one question (default: 8)")
         spec.add_argument("--link-wait", type=int, metavar="SECONDS", help="for a cable (default: 15)")
@@ -64,13 +66,13 @@ class Command(JobCommand):
         super().add_arguments(parser)
 
     def submit(self, options: dict[str, Any]) -> Build:
-        build = Build(
+        build = Build.of(
+            _script(options),
             card=card_named(options["card"]) if options["card"] else None,
             target=options["target"],
             profile=options["profile"],
             options=options["option"],
             banner=options["banner"],
-            **_script(options),
         )
         self._check_output(build, options)
         build.submit(actor_named(options["by"]))
@@ -112,20 +114,20 @@ class Command(JobCommand):
             raise CommandError(message, returncode=NOT_DONE) from error
 
 
-def _script(options: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a build that say what it embeds."""
+def _script(options: dict[str, Any]) -> ScriptSpec | str:
+    """What is embedded."""
     given = {name: options[name] for name in _SPEC if options[name] is not None}
     if options["script"] is not None:
         if given:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise CommandError(f"A script that you wrote says itself what it does: leave out {named}.")
-        return {"script": _read(options["script"])}
+        return _read(options["script"])
     spec = {"site": options["site"], **given}
     if "variables" in spec:
         spec["variables"] = [name.strip() for name in spec["variables"].split(",") if name.strip()]
     if "static" in spec:
         spec["network"] = _network(spec.pop("static"))
-    return {"script_spec": spec}
+    return spec_of(spec)
 
 
 def _network(text: str) -> dict[str, str]:

@@ -13,8 +13,8 @@ from machines.management.terminal import TerminalCommand, actor_named, add_json_
 from roms.management.terminal import json_of, write_log
 from roms.models import Build, Card, FlashJob, InstalledROM, Job, JobState, Station
 from roms.representation import card_json, installed_json, station_json
-from roms.toolchain.ipxe_cards import CardError
-from roms.toolchain.ipxe_source import SourceError
+from roms.toolchain.ipxe.cards import CardError
+from roms.toolchain.ipxe.source import SourceError
 from roms.worker.building import builder, load_cards
 
 _KINDS: dict[str, type[Job]] = {"build": Build, "flash": FlashJob}

@@ -12,20 +12,15 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Self
+from typing import NamedTuple
 
-from .runner import ProgramMissingError, run
+from roms.toolchain.flash.pci import PCISlot
+from roms.toolchain.flash.programmers import NIC_PROGRAMMERS, PracticeChip, Programmer
+from roms.toolchain.runner import ProgramMissingError, run
 
 PROGRAM = "flashrom"
 #: Seconds for a question that touches no hardware.
 QUESTION = 30.0
-PCI_DEVICES = Path("/sys/bus/pci/devices")
-#: flashrom's programmers for the boot ROMs of network cards, and all that a card can be flashed with. Each takes one
-#: parameter, the slot (flashrom 1.3 to 1.8, programmers/*.c). nicintel_eeprom is not among them: it writes the card's
-#: own settings.
-NIC_PROGRAMMERS = ("nic3com", "nicintel", "nicintel_spi", "nicnatsemi", "nicrealtek")
-#: flashrom's programmer without a card, for practice.
-DUMMY = "dummy"
 
 _FOUND = re.compile(
     r'^(?:Found|Assuming) (?P<vendor>.*?) flash chip "(?P<name>[^"]+)" \((?P<kb>\d+) kB, (?P<bus>[^)]*)\) '
@@ -49,119 +44,7 @@ _CARD_LIST = re.compile(r"^Supported PCI devices for the (\S+) programmer:$")
 _CARD = re.compile(r"^(?P<names>.*\S)\s+(?P<id>[0-9a-f]{4}:[0-9a-f]{4})\s+(?P<status>\S.*)$")
 
 
-class WrongAddressError(ValueError):
-    """This is no PCI address; the message says what one looks like."""
-
-
-class WrongProgrammerError(ValueError):
-    """No programmer that a card may be flashed with; the message says which ones are."""
-
-
-@dataclass(frozen=True, order=True)
-class PCISlot:
-    """Where a card is plugged in."""
-
-    domain: int
-    bus: int
-    device: int
-    function: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read "0000:03:00.0" or "03:00.0", and nothing else: it becomes part of a command line."""
-        pattern = r"(?:([0-9a-fA-F]{4}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])"
-        found = re.fullmatch(pattern, text)
-        if not found:
-            raise WrongAddressError(f"“{text[:40]}” is no PCI address like 03:00.0 or 0000:03:00.0 (see lspci -D).")
-        domain, *rest = found.groups()
-        return cls(int(domain or "0", 16), *(int(part, 16) for part in rest))
-
-    def __str__(self) -> str:
-        return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function}"
-
-
-@dataclass(frozen=True)
-class Programmer:
-    """What flashrom reaches a card's chip through: one of NIC_PROGRAMMERS. The slot comes extra.
-
-    Raises WrongProgrammerError for anything else: "dummy" and others read and write files that they are told.
-    """
-
-    name: str
-    #: Whether there is no card.
-    is_practice: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.name not in NIC_PROGRAMMERS:
-            raise WrongProgrammerError(
-                f"“{self.name[:40]}” is no programmer for network cards. Choose one of {', '.join(NIC_PROGRAMMERS)}."
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read a name of the list, and nothing else: it becomes part of a command line."""
-        return cls(text)
-
-    def argument(self, slot: PCISlot | None = None) -> str:
-        """The value of flashrom's -p."""
-        return self.name if slot is None else f"{self.name}:pci={slot}"
-
-
-@dataclass(frozen=True)
-class PracticeChip:
-    """A chip to practise with: flashrom's dummy programmer, with the chip's contents in a file of the site's own.
-
-    No text that somebody writes leads here: the site names the file. `size` is a multiple of 1 KiB, in bytes.
-    """
-
-    image: Path
-    size: int
-    name: ClassVar[str] = DUMMY
-    is_practice: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        # A comma would begin another parameter.
-        if not re.fullmatch(r"[^,=\x00-\x1f\x7f]+", str(self.image)):
-            raise WrongProgrammerError(
-                f"flashrom cannot keep a chip in {self.image}: its path has a comma or an equals sign in it. Move the "
-                "data directory (RESCUESITE_DATA_DIR)."
-            )
-
-    def argument(self, slot: PCISlot | None = None) -> str:
-        """The value of flashrom's -p; there is no slot."""
-        return f"{DUMMY}:emulate=VARIABLE_SIZE,size={self.size},image={self.image}"
-
-
 # Cards
-
-
-@dataclass(frozen=True)
-class PCICard:
-    """A card that is plugged in here."""
-
-    slot: PCISlot
-    id: str  # vendor and device, as in "8086:1229"
-    driver: str = ""
-    macs: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        more = [*self.macs, *([f"driver {self.driver}"] if self.driver else [])]
-        return f"{self.slot} ({', '.join([self.id, *more])})"
-
-
-def plugged_in(devices: Path = PCI_DEVICES) -> list[PCICard]:
-    """The PCI devices of this host, by slot. Where a driver holds a card, its MAC address tells it from its twin."""
-    found = []
-    for folder in devices.iterdir() if devices.is_dir() else []:
-        try:
-            slot = PCISlot.parse(folder.name)
-            number = ":".join((folder / name).read_text().strip().removeprefix("0x") for name in ("vendor", "device"))
-        except (ValueError, OSError):
-            continue
-        driver = (folder / "driver").resolve().name if (folder / "driver").exists() else ""
-        macs = tuple(sorted(path.read_text().strip() for path in folder.glob("net/*/address")))
-        found.append(PCICard(slot, number.lower(), driver, macs))
-    return sorted(found, key=lambda card: card.slot)
 
 
 @dataclass(frozen=True)

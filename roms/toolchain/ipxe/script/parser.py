@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from machines.boot.ipxe import SEPARATORS
+
 #: The build options that bring each command of iPXE, any of them; none where it is always there.
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     command: tuple(filter(None, options.split("|")))
@@ -66,7 +68,6 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 #: iPXE splits at ASCII white space only.
 _WORD = re.compile(r"[^ \t\n\v\f\r]+")
-_SEPARATORS = {"||", "&&", ";"}
 #: Of each command the options that take a value, by their letters; see OPTION_DESC in iPXE's hci/commands.
 _VALUED: Final[Mapping[str, Mapping[str, str]]] = {
     command: {option[0]: option for option in options.split()}
@@ -162,7 +163,7 @@ def _line(number: int, text: str) -> Line:
     after = ""
     current: list[str] = []
     for word in itertools.takewhile(lambda word: not word.startswith("#"), words):
-        if word in _SEPARATORS:
+        if word in SEPARATORS:
             commands.append(Command(number, after, tuple(current)))
             after, current = word, []
         else:

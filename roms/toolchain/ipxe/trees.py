@@ -15,7 +15,6 @@ above, and a tree that plays tricks with symbolic links reaches nothing of ours.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,13 +22,14 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rescuesite.files import locked
 from roms.toolchain import runner
-from roms.toolchain.ipxe_source import SourceTree, make_folder
+from roms.toolchain.ipxe.source import SourceTree, make_folder
 from roms.toolchain.sandbox import Sandbox
 
 #: Part of every key: to be counted up when trees of before must not be used any more.
@@ -157,7 +157,7 @@ class Forest:
         """The tree of a feature set, made where there is none; nobody else uses it meanwhile."""
         _folder(self.folder)
         root = self.folder / spec.key
-        with locked(self.lock_of(root), self.should_stop, lambda: self.say(_WAITING)):
+        with self._held(root):
             is_fresh = not _is_usable(root)
             if is_fresh:
                 # What was left of a tree whose making was interrupted, for example.
@@ -263,6 +263,21 @@ class Forest:
             said = finished.output.decode(errors="replace").strip()[-200:]
             raise OSError(f"The options cannot be written into {src}: {said}")
 
+    @contextmanager
+    def _held(self, root: Path) -> Iterator[None]:
+        """Hold a tree, and wait for it. Raises TreeStoppedError."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.lock_of(root), wait=False))
+            except BlockingIOError:
+                self.say(_WAITING)
+                held.enter_context(locked(self.lock_of(root), wait=self._ensure_wanted))
+            yield
+
+    def _ensure_wanted(self) -> None:
+        if self.should_stop and self.should_stop():
+            raise TreeStoppedError
+
     def prune(self) -> list[str]:
         """Remove the trees that were not used for longest, until the rest takes no more than the limit."""
         removed = []
@@ -285,38 +300,6 @@ def run(sandbox: Sandbox | None, command: Sequence[str], **arguments: Any) -> ru
 
 
 _WAITING = "Another build with the same features is running; waiting for it."
-
-
-@contextmanager
-def locked(
-    path: Path, should_stop: ShouldStop | None = None, waiting: Callable[[], None] | None = None, *, wait: bool = True
-) -> Iterator[None]:
-    """Hold a lock file. Raises TreeStoppedError, and BlockingIOError where another holds it and we do not `wait`."""
-    while (file := _try_lock(path)) is None:
-        if not wait:
-            raise BlockingIOError(f"{path} is held by another.")
-        if should_stop and should_stop():
-            raise TreeStoppedError
-        if waiting:
-            waiting()
-            waiting = None
-        time.sleep(0.3)
-    try:
-        yield
-    finally:
-        os.close(file)
-
-
-def _try_lock(path: Path) -> int | None:
-    """The open lock file, or None where another holds it, or has removed it with its tree meanwhile."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with suppress(BlockingIOError, FileNotFoundError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.stat().st_ino == os.fstat(file).st_ino:
-            return file
-    os.close(file)
-    return None
 
 
 def size_of(folder: Path) -> int:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from roms.toolchain import ipxe_options, script_flow
-from roms.toolchain.embedded import PROTOCOL_OPTIONS, ScriptError
-from roms.toolchain.ipxe_script import COMMANDS, Command, Line, parse
+from roms.toolchain.ipxe import options as ipxe_options
+from roms.toolchain.ipxe.script import flow as script_flow
+from roms.toolchain.ipxe.script.parser import COMMANDS, Command, Line, parse
+from roms.toolchain.ipxe.script.spec import PROTOCOL_OPTIONS, ScriptError
 
 MAX_TEXT: Final = 16 * 1024
 PLATFORMS: Final = ("pcbios", "efi")

@@ -1,8 +1,7 @@
-"""The script that a ROM embeds: what a machine does between power-on and its own disk. Pure: a spec in, text out.
+"""What the script that a ROM embeds asks, how and how often. Pure; `render` makes the text, https://ipxe.org/scripting.
 
-https://ipxe.org/scripting. Each way through the text leads to “local”, and each step on the way is bounded, so a dead
-network or site costs a machine no more than `worst_case` says. It needs iPXE v2.0.0 (`iflinkwait`, `ifconf --timeout`).
-roms/embedded/boot.ipxe does the same in a text for readers and for an older iPXE, with looser bounds.
+It needs iPXE v2.0.0 (`iflinkwait`, `ifconf --timeout`). roms/embedded/boot.ipxe does the same in a text for readers and
+for an older iPXE, with looser bounds.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from machines.boot.request import SETTINGS
-from machines.boot.script import USUAL_FILES, boot_url, longest_question, longest_silence
 
 DHCP: Final = "dhcp"
 #: What can be sent besides `mac` and `ip`, which are always sent, and the iPXE setting that knows it.
@@ -27,19 +25,12 @@ PLACEHOLDERS: Final[Mapping[str, str]] = {
 DEFAULT_PATH: Final = "/boot"
 MAX_SITE: Final = 255
 
-#: Seconds between two rounds of looking for a network, and between two questions.
-NETWORK_PAUSE: Final = 5
-SITE_PAUSE: Final = 3
 #: iPXE asks for an address after 0, 1, 3 and 7 s, and gives up after 15 s (config/dhcp.h). What comes later answers a
 #: question that is no longer asked, as the next round has another number.
 DHCP_WAIT: Final = 15
 #: It may wait longer where a switch says that it does not forward yet (spanning tree), or a server offers and never
 #: confirms.
 ADDRESS_TIMEOUT: Final = 60
-#: `ifconf` waits this long for a link that was lost since `iflinkwait` saw it.
-_LINK_AGAIN = 15
-#: What leaving iPXE takes at most where a connection is still open (TCP_FINISH_TIMEOUT).
-_LEAVING = 1
 
 #: The schemes of the site's address, and the build option that brings each.
 PROTOCOL_OPTIONS: Final[Mapping[str, str]] = {
@@ -53,7 +44,6 @@ _PLAIN = {"ftp", "tftp"}
 _SITE = re.compile(r"(?P<scheme>[A-Za-z]+)://(?P<host>[^/:?#@\[\]]*)(?::(?P<port>[0-9]*))?(?P<path>/.*)?", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _PATH = re.compile(r"(?:[A-Za-z0-9._~/+,=:@-]|%[2-9A-Fa-f][0-9A-Fa-f])*", re.ASCII)
-_LEAVE = ("iseq ${platform} efi && exit 1 ||", "exit 0")
 
 
 class ScriptError(ValueError):
@@ -221,146 +211,6 @@ def to_json(spec: ScriptSpec) -> dict[str, Any]:
     return data
 
 
-def render(spec: ScriptSpec) -> str:
-    """The text of the script.
-
-    A step that may fail is written `A || goto where-else` or `A && goto there ||`: a failing command ends the script
-    unless `||` follows it, and `A || B && C` runs C after A has succeeded. An answer of the site sets `rescuesite`;
-    whatever exit status it ends with, the site has then spoken and is not asked again. With a file per machine it is
-    the status that counts.
-    """
-    nic = "net${nic}" if spec.nic is None else f"net{spec.nic}"
-    first = "net0" if spec.nic is None else nic
-    lines = [
-        "#!ipxe",
-        "# rescuesite: asks at every power-on what to do, and boots the next device where there is no answer",
-        "clear rescuesite ||",
-        "clear site-tries ||",
-        f"isset ${{{first}/mac}} || goto local",
-        "set network-tries:int32 0",
-        ":network",
-        "inc network-tries",
-        *(("set nic:int32 0", ":nic") if spec.nic is None else ()),
-        f"iflinkwait --timeout {spec.link_wait * 1000} {nic} || goto next",
-        *((f"sleep {spec.stp_wait}",) if spec.stp_wait else ()),
-        *_address(spec, nic),
-        "set site-tries:int32 0",
-        ":ask",
-        "inc site-tries",
-        f"chain --autofree --timeout {spec.timeout * 1000} {_url(spec)} {'||' if spec.asks else '&& goto local ||'}",
-        "isset ${rescuesite} && goto local ||",
-        f"iseq ${{site-tries}} {spec.tries} && goto silent ||",
-        "echo The rescue site does not answer, trying again",
-        f"sleep {SITE_PAUSE}",
-        "goto ask",
-        ":silent",
-        f"ifclose {nic} ||",
-        ":next",
-        *(("inc nic", "isset ${net${nic}/mac} && goto nic ||") if spec.nic is None else ()),
-        # A site that did not answer on any card was asked often enough.
-        "isset ${site-tries} && goto local ||",
-        f"iseq ${{network-tries}} {spec.tries} && goto local ||",
-        "echo No network yet, trying again",
-        f"sleep {NETWORK_PAUSE}",
-        "goto network",
-        ":local",
-        *_LEAVE,
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _address(spec: ScriptSpec, nic: str) -> list[str]:
-    network = spec.network
-    if isinstance(network, str):
-        # Not plain `dhcp`: where iPXE has IPv6, that would be content with, and wait for, an IPv6 address.
-        return [f"ifconf --configurator dhcp --timeout {spec.address_timeout * 1000} {nic} || goto next"]
-    settings = {"ip": network.ip, "netmask": network.netmask, "gateway": network.gateway, "dns": network.dns}
-    return [f"set {nic}/{name} {value}" for name, value in settings.items() if value]
-
-
-def _url(spec: ScriptSpec) -> str:
-    if not spec.asks:
-        url = spec.site
-        for placeholder, setting in PLACEHOLDERS.items():
-            url = url.replace(placeholder, setting)
-        return url
-    return boot_url(spec.site, {name: VARIABLES[name] for name in spec.variables})
-
-
-def required_options(spec: ScriptSpec) -> frozenset[str]:
-    """The build options, by the names of iPXE's headers, without which the rendered script does not work."""
-    needed = {"IMAGE_SCRIPT", "IMAGE_CMD", "NVO_CMD", "IFMGMT_CMD", "NET_PROTO_IPV4", PROTOCOL_OPTIONS[spec.scheme]}
-    if not spec.asks:
-        # The exported script of a machine in rescue sends it on to the site.
-        needed.add(PROTOCOL_OPTIONS["http"])
-    if spec.network == DHCP:
-        # The command is not used, but it is what brings DHCP itself.
-        needed.add("DHCP_CMD")
-    if not _is_address(spec.host):
-        needed.add("DNS_RESOLVER")
-    if spec.serial_console:
-        needed.add("CONSOLE_SERIAL")
-    return frozenset(needed)
-
-
-def option_values(spec: ScriptSpec) -> dict[str, int]:
-    """The build options, by the names of iPXE's headers, that the script needs other values of; see config/dhcp.h."""
-    if spec.network != DHCP or spec.dhcp_wait <= DHCP_WAIT:
-        return {}
-    # The pauses are 1, 2, 4, … s, up to this one.
-    longest = spec.dhcp_silence // 2
-    return {"DHCP_DISC_END_TIMEOUT_SEC": longest, "DHCP_REQ_END_TIMEOUT_SEC": longest}
-
-
-@dataclass(frozen=True)
-class WorstCase:
-    """Seconds until the next boot device, from when iPXE runs the script; the drivers' own start comes on top.
-
-    A site that goes on answering with a byte now and then is not dead, and has no bound.
-    """
-
-    #: No card has a cable.
-    no_link: float
-    #: There is a link, and nobody gives out addresses.
-    no_address: float
-    #: There is a network, and the site does not answer, or its name cannot be looked up.
-    no_site: float
-    #: The site answers at the last try, and then falls silent again and again in the files of a rescue.
-    in_files: float
-    #: Whatever else happens, say a switch that never forwards, and an address at the very last try.
-    ever: float
-
-
-def worst_case(spec: ScriptSpec, nics: int = 1, files: int = USUAL_FILES) -> WorstCase:
-    """How long a dead network or site keeps a machine with so many cards from its disk.
-
-    `files` is how many a rescue fetches. What the chained script of an image does is that script's own.
-    """
-    cards = nics if spec.nic is None else 1
-    rounds = spec.tries * cards
-    pauses = (spec.tries - 1) * NETWORK_PAUSE
-    link = spec.link_wait + spec.stp_wait
-    dhcp = spec.network == DHCP
-    silence, address = (spec.dhcp_silence, spec.address_timeout + _LINK_AGAIN) if dhcp else (0, 0)
-    asking = spec.tries * spec.timeout + (spec.tries - 1) * SITE_PAUSE
-    asking += 0 if spec.asks else longest_question()
-    no_site = cards * (link + silence + asking) + _LEAVING
-    fetching = longest_silence(files)
-    return WorstCase(
-        no_link=rounds * spec.link_wait + pauses,
-        no_address=rounds * (link + silence) + pauses if dhcp else 0,
-        no_site=no_site,
-        in_files=no_site + fetching,
-        ever=rounds * (link + address) + pauses + cards * asking + fetching + _LEAVING,
-    )
-
-
-def worst_case_seconds(spec: ScriptSpec, nics: int = 1) -> float:
-    """The longest of what `worst_case` tells of plain silence: the number to show beside a spec."""
-    case = worst_case(spec, nics)
-    return max(case.no_link, case.no_address, case.in_files)
-
-
 # Parsing
 
 
@@ -413,12 +263,12 @@ def _parts(site: str) -> dict[str, str]:
     return match.groupdict()
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
     return re.fullmatch(r"[0-9.]+", host) is not None
 
 
 def _unreachable(host: str, network: StaticNetwork) -> dict[str, str]:
-    if not _is_address(host):
+    if not is_address(host):
         return {} if network.dns else {"network.dns": f"It is needed, as the site is given by its name {host}."}
     if host == network.ip:
         return {"network.ip": "It is the site's address."}

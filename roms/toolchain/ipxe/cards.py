@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from roms.toolchain import runner
-from roms.toolchain.flashrom import DUMMY, NIC_PROGRAMMERS, SupportedCard, reached
+from roms.toolchain.flash.flashrom import SupportedCard, reached
+from roms.toolchain.flash.programmers import DUMMY, NIC_PROGRAMMERS
 from roms.toolchain.sandbox import Sandbox
 
-CARDS = Path(__file__).resolve().parent.parent / "cards.toml"
+CARDS = Path(__file__).resolve().parents[2] / "cards.toml"
 #: The key of the card that is no card: its chip is a file of the site's own.
 PRACTICE = "practice"
 #: What is read of a pasted text.

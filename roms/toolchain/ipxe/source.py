@@ -7,7 +7,6 @@ Git itself runs as we do: it fetches data, and runs nothing of what it fetched. 
 from __future__ import annotations
 
 import difflib
-import fcntl
 import hashlib
 import os
 import pwd
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from rescuesite.files import locked
 from roms.toolchain import runner
 
 UPSTREAM = "https://github.com/ipxe/ipxe.git"
@@ -123,7 +123,7 @@ class SourceTree:
         source cannot be reached, its commit of the last time is used, and the log says so.
         """
         git = self._git(log, should_stop, progress)
-        with _locked(self.lock, should_stop):
+        with locked(self.lock, wait=lambda: _ensure_wanted(should_stop)):
             self._prepare(git)
             directory = self._directory()
             if directory is not None and not _is_repository(directory):
@@ -566,17 +566,6 @@ def _raise_where_stopped(finished: runner.Finished) -> None:
         raise SourceStoppedError("Cancelled while getting the iPXE source.")
 
 
-@contextmanager
-def _locked(path: Path, should_stop: ShouldStop | None) -> Iterator[None]:
-    """Hold a lock file: two workers must not fetch into the same repository at once."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if should_stop and should_stop():
-                    raise SourceStoppedError("Cancelled while waiting for the iPXE source.") from None
-                time.sleep(0.2)
-        yield
+def _ensure_wanted(should_stop: ShouldStop | None) -> None:
+    if should_stop and should_stop():
+        raise SourceStoppedError("Cancelled while waiting for the iPXE source.")

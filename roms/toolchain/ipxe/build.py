@@ -20,17 +20,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from roms.toolchain import ipxe_cards, ipxe_options, ipxe_trees, runner, sandbox
-from roms.toolchain.ipxe_cards import CatalogueCard
-from roms.toolchain.ipxe_options import Option, Value
-from roms.toolchain.ipxe_source import (
+from roms.toolchain import runner, sandbox
+from roms.toolchain.ipxe import cards as ipxe_cards
+from roms.toolchain.ipxe import options as ipxe_options
+from roms.toolchain.ipxe import trees as ipxe_trees
+from roms.toolchain.ipxe.cards import CatalogueCard
+from roms.toolchain.ipxe.options import Option, Value
+from roms.toolchain.ipxe.source import (
     SourceError,
     SourceStoppedError,
     SourceTree,
     missing_tools,
     tools_message,
 )
-from roms.toolchain.ipxe_trees import Forest, Tree, TreeSpec, TreeStoppedError, with_usual_modes
+from roms.toolchain.ipxe.trees import Forest, Tree, TreeSpec, TreeStoppedError, with_usual_modes
 from roms.toolchain.sandbox import Sandbox
 
 #: Bytes that all trees together may take.
@@ -51,7 +54,7 @@ _READ_PATHS = ("src/config", "src/hci", "src/drivers", "src/arch", "src/util/par
 
 
 class Target(enum.StrEnum):
-    """What is built."""
+    """What is built; https://ipxe.org/appnote/buildtargets."""
 
     ROM = "rom"
     MROM = "mrom"
@@ -61,6 +64,11 @@ class Target(enum.StrEnum):
     USB = "usb"
     LKRN = "lkrn"
     EFI = "efi"
+
+    @property
+    def label(self) -> str:
+        """What it is called, for people."""
+        return _LABELS[self]
 
     @property
     def needs_card(self) -> bool:
@@ -84,6 +92,16 @@ class Part(NamedTuple):
     media: str
 
 
+_LABELS: Mapping[Target, str] = {
+    Target.ROM: "ROM for BIOS (.rom)",
+    Target.MROM: "ROM for BIOS, larger than its window (.mrom)",
+    Target.EFIROM: "ROM for UEFI (.efirom)",
+    Target.COMBINED: "ROM for BIOS and UEFI",
+    Target.ISO: "CD image (.iso)",
+    Target.USB: "USB stick image (.usb)",
+    Target.LKRN: "for another boot loader on BIOS (.lkrn)",
+    Target.EFI: "program for UEFI (.efi)",
+}
 _PARTS: Mapping[Target, tuple[Part, ...]] = {
     Target.ROM: (Part(_BIOS, "rom"),),
     Target.MROM: (Part(_BIOS, "mrom"),),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import enum
-import fcntl
 import hashlib
 import json
 import logging
@@ -21,23 +20,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .flashrom import (
-    PCI_DEVICES,
-    PROGRAM,
-    Chip,
-    Flashrom,
-    Outcome,
-    PCICard,
-    PCISlot,
-    PracticeChip,
-    Programmer,
-    Verdict,
-    cannot,
-    plugged_in,
-    supported_cards,
-    understand,
-)
-from .runner import Finished, Stopped, run
+from rescuesite.files import locked, sync
+from roms.toolchain.flash.flashrom import PROGRAM, Chip, Flashrom, Outcome, Verdict, cannot, supported_cards, understand
+from roms.toolchain.flash.pci import PCI_DEVICES, PCICard, PCISlot, plugged_in
+from roms.toolchain.flash.programmers import PracticeChip, Programmer
+from roms.toolchain.runner import Finished, Stopped, run
 
 logger = logging.getLogger(__name__)
 
@@ -308,7 +295,8 @@ class Flashing:
             advice = "Clean the card's contacts and plug it in anew, with the station switched off."
             raise RefusedError(Refusal.READS_DIFFER, f"{message} {advice}")
         file = self.folder / "old.bin"
-        _sync(file)
+        sync(file)
+        sync(file.parent)
         self.listener.store_backup(file, _sha256(first), chip)
         self.listener.progress(0.5)
         return first
@@ -468,35 +456,21 @@ def _sha256(contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()
 
 
-def _sync(file: Path) -> None:
-    """Get a file, and its name, onto the disk."""
-    for path in (file, file.parent):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 # The station's lock
 
 
 @contextlib.contextmanager
 def station_lock(path: Path, label: str = "") -> Iterator[int]:
     """Hold a station; yields the descriptor to be inherited. Raises StationBusyError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = held.enter_context(locked(path, wait=False))
         except BlockingIOError:
             raise _busy(path) from None
         owner = {"since": datetime.datetime.now(datetime.UTC).isoformat(), "label": label}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(owner).encode(), 0)
         yield descriptor
-    finally:
-        # Closed, never LOCK_UN: that would free it for a flashrom that is still writing, too.
-        os.close(descriptor)
 
 
 def holders(path: Path) -> dict[int, str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from roms.toolchain.ipxe_script import Command, Line
+from roms.toolchain.ipxe.script.parser import Command, Line
 
 #: So many steps are walked, and commands looked at on the way; a script that has more counts to thousands.
 LIMIT: Final = 4_000

@@ -1,0 +1,1 @@
+"""Builds in the admin: the form, its preview, the pages."""

@@ -1,0 +1,1 @@
+"""iPXE: its source, options and cards, and what is built of them."""
