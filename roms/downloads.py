@@ -17,7 +17,7 @@ MAX_PAD = 16 << 20
 def pad_size(build: Build, text: str) -> int:
     """To how many bytes a ROM is to be filled up: a number, or `chip`. Raises ValidationError."""
     if not build.is_rom:
-        raise ValidationError({"pad": f"An {build.target} is no ROM; it goes into no chip."})
+        raise ValidationError({"pad": f"An {build.target} is not a ROM; it does not go into a chip."})
     if text == CHIP:
         size = build.chip_size or (build.card.chip_size if build.card else None)
         if size is None:

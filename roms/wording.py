@@ -22,9 +22,9 @@ CSS_CLASSES = {
 }
 MEANINGS = {
     JobState.QUEUED: "It waits for a worker.",
-    JobState.RUNNING: "A worker is at it.",
+    JobState.RUNNING: "Running.",
     JobState.SUCCEEDED: "It is done.",
-    JobState.FAILED: "A tool said no.",
+    JobState.FAILED: "The tool reported an error.",
     JobState.SITE_ERROR: "The site made an error.",
     JobState.CANCELLED: "Somebody stopped it.",
     JobState.LOST: "Its worker has gone while it ran.",

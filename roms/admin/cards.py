@@ -85,7 +85,7 @@ class LspciForm(forms.Form):
     text = forms.CharField(
         label="Output of lspci",
         max_length=ipxe_cards.LONGEST_PASTE,
-        help_text="All of it: what is no network card is passed over. Any form that shows numbers will do (-nn, -n, "
+        help_text="All of it: other lines are skipped. Any form that shows numbers will do (-nn, -n, "
         "-mm, -vmm, BusyBox's). With -nnk it also says which driver to unload.",
         widget=forms.Textarea(
             attrs={"rows": 8, "class": "vLargeTextField machine-text", "spellcheck": "false", "autofocus": True}

@@ -75,7 +75,7 @@ class FlashForm(forms.Form):
             "machine": (
                 Machine.objects.all(),
                 "Machine",
-                "Whose card it is, or will be: for the ledger. Empty: it lies in the cupboard.",
+                "Whose card it is, or will be: for the ledger. Empty: it is not installed in a machine.",
             ),
         }
         for name, (queryset, label, help_text) in chosen.items():

@@ -112,7 +112,7 @@ class InstalledROMAdmin(ROMColumns, AuditedAdmin):
 
     @admin.display(description="machine", ordering="machine__name")
     def machine_shown(self, installed: InstalledROM) -> str:
-        return installed.machine.name if installed.machine else "in the cupboard"
+        return installed.machine.name if installed.machine else "not installed"
 
     @admin.display(description="flash job")
     def job(self, installed: InstalledROM) -> SafeString | str:

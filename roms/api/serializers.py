@@ -106,7 +106,7 @@ class BuildWriteSerializer(WriteSerializer):
         queryset=Card.objects.all(),
         required=False,
         allow_null=True,
-        help_text="A card's key, like 8086:1229; not needed for media that are no ROM.",
+        help_text="A card's key, like 8086:1229; not needed for media that are not a ROM.",
     )
     target = serializers.ChoiceField(TARGETS, required=False)
     profile = serializers.ChoiceField(Profile.choices, required=False)
@@ -234,7 +234,7 @@ class CardSerializer(serializers.Serializer[Card]):
     driver = serializers.CharField(help_text="iPXE's.")
     programmer = serializers.CharField(help_text="flashrom's.")
     flashable = serializers.BooleanField()
-    practice = serializers.BooleanField(help_text="It is no card, but a file.")
+    practice = serializers.BooleanField(help_text="It is not a card, but a file.")
     chip_size = serializers.IntegerField(allow_null=True, help_text="In bytes.")
     conflict = serializers.CharField(help_text="Other drivers that claim this id.")
     notes = serializers.CharField()
@@ -262,7 +262,7 @@ class InstalledROMSerializer(serializers.Serializer[InstalledROM]):
     build = serializers.IntegerField(allow_null=True)
     outdated = serializers.BooleanField(help_text="A later build for such a card embeds another script.")
     sha256 = serializers.CharField(allow_null=True)
-    description = serializers.CharField(help_text="What it is, where it is no build of ours.")
+    description = serializers.CharField(help_text="What it is, where it is not a build of this site.")
     since = serializers.DateTimeField()
     by = serializers.CharField()
     flash_job = serializers.IntegerField(allow_null=True)

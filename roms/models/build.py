@@ -112,7 +112,7 @@ class Build(Job):
         null=True,
         blank=True,
         related_name="builds",
-        help_text="Empty, for media that are no ROM: every card that iPXE knows.",
+        help_text="Empty, for media that are not a ROM: every card that iPXE knows.",
     )
     target = models.CharField(max_length=8, choices=TARGETS, default=Target.ROM)
     profile = models.CharField(max_length=10, choices=Profile, default=Profile.MINIMAL)
@@ -234,7 +234,7 @@ class Build(Job):
             return {}
         on = [name for name, value in picked.items() if not ipxe_options.is_off(value)]
         problems = [
-            f"{name} cannot be on in a ROM with the site's script: with it, an answer that is no script can keep the "
+            f"{name} cannot be on in a ROM with the site's script: an answer that is not a script could keep the "
             "machine from its disk. Leave it out, or write the script by hand."
             for name in on
             if ipxe_options.takes_over(name)

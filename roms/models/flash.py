@@ -160,7 +160,7 @@ class FlashJob(Job):
         if build is None:
             return {"build": "Choose the build to write."}
         if build.target not in ROM_TARGETS:
-            return {"build": f"An {build.target} is no ROM; it cannot be flashed."}
+            return {"build": f"An {build.target} is not a ROM; it cannot be flashed."}
         if build.state != JobState.SUCCEEDED or build.artifact is None:
             return {"build": "This build has no ROM: it did not succeed."}
         if not build.artifact.is_intact():

@@ -60,13 +60,13 @@ class InstalledROM(models.Model):
         null=True,
         blank=True,
         related_name="installed_roms",
-        help_text="Empty: the card lies in the cupboard.",
+        help_text="Empty: the card is not installed in a machine.",
     )
     card = models.ForeignKey(Card, on_delete=models.PROTECT, related_name="installed")
     mac = MACAddressField("MAC address", blank=True, help_text="Where a machine has several such cards.")
     build = models.ForeignKey(Build, on_delete=models.PROTECT, null=True, blank=True, related_name="installed")
     sha256 = models.CharField("SHA-256 of the chip", max_length=64, blank=True)
-    description = models.CharField(max_length=200, blank=True, help_text="What it is, where it is no build of ours.")
+    description = models.CharField(max_length=200, blank=True, help_text="What it is, if this site did not build it.")
     since = models.DateTimeField(default=timezone.now)
     by = models.CharField("flashed by", max_length=150, blank=True)
     flash_job = models.ForeignKey(
@@ -89,7 +89,7 @@ class InstalledROM(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.card.slug} in {self.machine or 'the cupboard'}"
+        return f"{self.card.slug} in {self.machine}" if self.machine else f"{self.card.slug}, not installed"
 
     def snapshot(self) -> dict[str, Any]:
         return {

@@ -107,7 +107,7 @@ class BuildRun(ClaimedJob[Build]):
         try:
             check_fits(result.artifact.read_bytes(), build.card.vendor, build.card.device)
         except OptionROMError as error:
-            return f"What was built is no ROM for this card. {error}"
+            return f"What was built is not a ROM for this card. {error}"
         return build.too_large(result.size)
 
     def _failed(self, error: BuildError) -> None:

@@ -242,7 +242,7 @@ def test_a_card_may_be_typed_as_lspci_shows_it(admin_client: Client, db: None) -
 @pytest.mark.parametrize(
     ("field", "value", "error"),
     [
-        ("pci_id", "8086-10d3", "is no PCI vendor and device"),
+        ("pci_id", "8086-10d3", "is not a valid PCI vendor and device"),
         ("programmer", "internal:pci=3", "internal:pci=3 is not one of the available choices"),
         ("slug", "practice", "is the site&#x27;s own card"),
         ("chip_size", "65000", "A chip has whole KiB"),
@@ -746,7 +746,7 @@ def test_the_practice_card_takes_a_build_for_the_card_that_it_plays(
         ({"build": ""}, "build", "Choose it."),
         ({"build": "999"}, "build", "Select a valid choice"),
         ({"station": ""}, "station", "This field is required"),
-        ({"slot": "3"}, "slot", "is no PCI address"),
+        ({"slot": "3"}, "slot", "is not a valid PCI address"),
         ({"action": "restore"}, "restores", "Choose it."),
         ({"action": "save"}, "card", "Choose it."),
     ],

@@ -109,7 +109,7 @@ def test_ids(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "8086", "8086:122", "8086:1229:1", "808g:1229", "8086-1229"])
 def test_what_is_no_id(text: str) -> None:
-    with pytest.raises(CardError, match="is no PCI vendor and device"):
+    with pytest.raises(CardError, match="is not a valid PCI vendor and device"):
         pci_id(text)
 
 

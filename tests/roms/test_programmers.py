@@ -101,7 +101,7 @@ def test_a_card_with_another_programmer_is_refused_when_a_job_is_ordered(
 ) -> None:
     card = Card.objects.create(slug="8086:10d3", pci_id="8086:10d3", name="x", programmer=reading(secret))
     said = refused(station=station, card=card, action=FlashKind.SAVE)
-    assert "is no programmer for network cards" in said["card"][0]
+    assert "is not a programmer for network cards" in said["card"][0]
 
 
 @pytest.mark.parametrize("action", [FlashKind.SAVE, FlashKind.RESTORE])
@@ -116,7 +116,7 @@ def test_a_job_of_such_a_card_reads_and_writes_no_file(
         pci_id=card.pci_id, programmer=card.programmer,
     )  # fmt: skip
     assert run(job).state == JobState.FAILED
-    assert "is no programmer for network cards" in job.error
+    assert "is not a programmer for network cards" in job.error
     assert job.backup is None
     assert secret.read_bytes() == SECRET
 
@@ -138,7 +138,7 @@ def test_who_may_flash_names_a_slot_and_nothing_else(slot: str, station: Station
         station=station, card=card, action=FlashKind.SAVE, slot=slot, pci_id=card.pci_id, programmer="nicintel"
     )
     assert run(job).state == JobState.FAILED
-    assert "is no PCI address" in job.error
+    assert "is not a valid PCI address" in job.error
 
 
 @pytest.mark.parametrize("name", ["--image=/etc/shadow", "-o/etc/cron.d/x", "\x1b[2J", "a\nb", " x", "é"])

@@ -82,7 +82,7 @@ def test_any_text_is_looked_at_or_refused(text: str | bytes) -> None:
 def test_a_build_that_runs_what_is_no_script_is_warned_of(profile: str) -> None:
     script = "#!ipxe\nchain --timeout 8000 http://192.0.2.10/ || exit 1\nexit 1\n"
     (said,) = check_text(script, likely_options(profile, []))
-    assert "IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE, PXE_MENU, PXE_STACK: an answer that is no script" in said
+    assert "IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE, PXE_MENU, PXE_STACK: an answer that is not a script" in said
     assert check_text(script, likely_options(DEFAULT_PROFILE, [])) == []
     (said,) = check_text(script, likely_options(DEFAULT_PROFILE, ["IMAGE_COMBOOT=on"]))
     assert "has IMAGE_COMBOOT:" in said

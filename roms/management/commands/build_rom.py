@@ -27,7 +27,10 @@ class Command(JobCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "card", nargs="?", metavar="CARD", help="like 8086:1229; without one, where the target is no ROM: all cards"
+            "card",
+            nargs="?",
+            metavar="CARD",
+            help="like 8086:1229; without one, where the target is not a ROM: all cards",
         )
         script = parser.add_mutually_exclusive_group(required=True)
         script.add_argument("--site", metavar="URL", help="the rescue site, like http://192.0.2.10")
@@ -133,7 +136,7 @@ def _script(options: dict[str, Any]) -> ScriptSpec | str:
 def _network(text: str) -> dict[str, str]:
     parts = text.split("/")
     if not 2 <= len(parts) <= 4:
-        raise CommandError(f"“{text}” is no address of its own; write it like 192.0.2.7/24/192.0.2.1/192.0.2.53.")
+        raise CommandError(f"“{text}” is not a valid address; write it like 192.0.2.7/24/192.0.2.1/192.0.2.53.")
     return {name: part for name, part in zip(("ip", "netmask", "gateway", "dns"), parts, strict=False) if part}
 
 

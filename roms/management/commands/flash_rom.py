@@ -24,7 +24,7 @@ class Command(JobCommand):
         what.add_argument("--save", action="store_true", help="only save what is in the chip")
         parser.add_argument("--station", help="where the card is plugged in (default: local, or as --restore's job)")
         parser.add_argument("--slot", help="like 0000:03:00.0; needed where there are several such cards")
-        parser.add_argument("--machine", metavar="NAME", help="whose card it is; without one: of the cupboard")
+        parser.add_argument("--machine", metavar="NAME", help="whose card it is; none: it is not installed")
         parser.add_argument("--card", metavar="KEY", help="like 8086:1229, or practice (default: the build's)")
         parser.add_argument("--chip", metavar="NAME", help="only where flashrom found several to choose from")
         parser.add_argument(

@@ -11,7 +11,7 @@ PCI_DEVICES = Path("/sys/bus/pci/devices")
 
 
 class WrongAddressError(ValueError):
-    """This is no PCI address; the message says what one looks like."""
+    """This is not a valid PCI address; the message says what one looks like."""
 
 
 @dataclass(frozen=True, order=True)
@@ -29,7 +29,9 @@ class PCISlot:
         pattern = r"(?:([0-9a-fA-F]{4}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])"
         found = re.fullmatch(pattern, text)
         if not found:
-            raise WrongAddressError(f"“{text[:40]}” is no PCI address like 03:00.0 or 0000:03:00.0 (see lspci -D).")
+            raise WrongAddressError(
+                f"“{text[:40]}” is not a valid PCI address, like 03:00.0 or 0000:03:00.0 (see lspci -D)."
+            )
         domain, *rest = found.groups()
         return cls(int(domain or "0", 16), *(int(part, 16) for part in rest))
 

@@ -35,7 +35,7 @@ class Programmer:
     def __post_init__(self) -> None:
         if self.name not in NIC_PROGRAMMERS:
             raise WrongProgrammerError(
-                f"“{self.name[:40]}” is no programmer for network cards. Choose one of {', '.join(NIC_PROGRAMMERS)}."
+                f"“{self.name[:40]}” is not a programmer for network cards. Choose one of {', '.join(NIC_PROGRAMMERS)}."
             )
 
     @classmethod

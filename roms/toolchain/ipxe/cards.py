@@ -65,7 +65,7 @@ def pci_id(text: str) -> str:
     """`8086:1229` from that, from `80861229`, in any case. Raises CardError."""
     found = _ID.fullmatch(text.strip())
     if not found:
-        raise CardError(f"“{text[:40]}” is no PCI vendor and device like 8086:1229 (see lspci -nn).")
+        raise CardError(f"“{text[:40]}” is not a valid PCI vendor and device like 8086:1229 (see lspci -nn).")
     return f"{found[1]}:{found[2]}".lower()
 
 
@@ -200,7 +200,7 @@ def _curated(entry: Mapping[str, object]) -> CuratedCard:
     card = pci_id(str(entry["id"]))
     key = str(entry.get("key", card))
     if text["programmer"] not in ((DUMMY,) if key == PRACTICE else ("", *NIC_PROGRAMMERS)):
-        raise CardError(f"“{text['programmer']}” is no programmer for it.")
+        raise CardError(f"“{text['programmer']}” is not a programmer for it.")
     return CuratedCard(key=key, id=card, chip_size=size, notes=str(entry.get("notes", "")).strip(), **text)
 
 

@@ -357,7 +357,7 @@ _BANNERS = ("BANNER_TIMEOUT", "ROM_BANNER_TIMEOUT")
 
 
 def takes_over(name: str) -> bool:
-    """Whether with this option an answer that is no script can keep a machine from its disk.
+    """Whether with this option an answer that is not a script can keep a machine from its disk.
 
     With IMAGE_PXE iPXE runs whatever it recognises as nothing else, as PXE boot programs have no signature: the page
     that a captive portal sends with status 200 froze the machine, or restarted it again and again. ELF, Multiboot,
@@ -375,7 +375,7 @@ def picked(text: str) -> tuple[str, Value]:
     """
     found = _PICKED.fullmatch(text.strip())
     if not found:
-        raise OptionError(f"“{_shown(text)}” is no option: write NAME, NAME=off or NAME=value.")
+        raise OptionError(f"“{_shown(text)}” is not a valid option: write NAME, NAME=off or NAME=value.")
     return found["name"], True if found["value"] is None else found["value"].strip()
 
 

@@ -59,8 +59,8 @@ def check_text(
         said[MOST_WARNINGS:] = [f"… and {len(said) - MOST_WARNINGS} more."]
     if harmful := sorted(filter(ipxe_options.takes_over, options or ())):
         said.append(
-            f"This build has {', '.join(harmful)}: an answer that is no script, say the page of a captive portal, can "
-            "keep the machine from its disk. Switch it off, or take the profile “minimal”."
+            f"This build has {', '.join(harmful)}: an answer that is not a script, such as the page of a captive "
+            "portal, can keep the machine from its disk. Switch it off, or take the profile “minimal”."
         )
     return said
 
@@ -94,7 +94,7 @@ def _of_command(command: Command, images: Collection[str]) -> Iterator[str]:
             f"than v2.0.0 for ever. Write “{name} --timeout 8000 …”, in milliseconds."
         )
     if name in _FETCHING | _PATIENT and any(word.startswith("--timeout") for word in command.arguments):
-        yield "“--timeout” counts only before the first word that is no option: behind it, it is just a parameter."
+        yield "“--timeout” counts only before the first word that is not an option. Behind that word it is a parameter."
     if name == "autoboot":
         yield "“autoboot” loads what DHCP names, without a time-out."
     if (seconds := script_flow.seconds_of(command)) > LONG_WAIT:
@@ -202,7 +202,7 @@ def likely_options(profile: str, singles: Iterable[str]) -> set[str]:
 
 
 def takeover_options(profile: str, singles: Iterable[str]) -> list[str]:
-    """Those of the likely options with which an answer that is no script can keep a machine from its disk."""
+    """Those of the likely options with which an answer that is not a script can keep a machine from its disk."""
     return sorted(filter(ipxe_options.takes_over, likely_options(profile, singles)))
 
 

@@ -88,7 +88,7 @@ class StaticNetwork:
         errors = {}
         network, ip = self.network, ipaddress.IPv4Address(self.ip)
         if network.prefixlen < 31 and ip in {network.network_address, network.broadcast_address}:
-            errors["ip"] = f"This is no machine's address in the network {network}."
+            errors["ip"] = f"This is not a machine's address in the network {network}."
         if self.gateway:
             if ipaddress.IPv4Address(self.gateway) not in network:
                 errors["gateway"] = f"It is not in the machine's network {network}."
@@ -248,11 +248,11 @@ def _check_host(host: str) -> None:
         try:
             address = ipaddress.IPv4Address(host)
         except ValueError:
-            raise ValueError(f"“{host}” is no IPv4 address.") from None
+            raise ValueError(f"“{host}” is not a valid IPv4 address.") from None
         if address.is_loopback or address.is_unspecified or address.is_multicast:
             raise ValueError(f"A network card cannot reach {host}; name the address that it has for other machines.")
     elif len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.split(".")):
-        raise ValueError(f"“{host}” is no host name and no IPv4 address.")
+        raise ValueError(f"“{host}” is not a valid host name or IPv4 address.")
     elif host == "localhost":
         raise ValueError("A network card's “localhost” is not the site's.")
 
@@ -293,7 +293,7 @@ def _checked_address(network: StaticNetwork, name: str, text: str, errors: dict[
         errors[name] = "Write it like 192.0.2.7."
         return
     if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_reserved:
-        errors[name] = "This is no machine's address."
+        errors[name] = "This is not a machine's address."
     object.__setattr__(network, name, str(address))
 
 
