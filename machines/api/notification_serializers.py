@@ -9,9 +9,11 @@ from rest_framework import serializers
 
 from machines import representation
 from machines.models import Actor, Delivery, Machine, NotificationRule
-from machines.models.notification import MAX_OVERDUE, MAX_RECIPIENTS
+from machines.models.notification import MAX_OVERDUE
+from machines.notifications.channels import FORM_FIELDS
+from machines.notifications.channels.email import MAX_RECIPIENTS
+from machines.notifications.channels.webhook import MAX_URL
 from machines.notifications.events import Event
-from machines.notifications.webhook import MAX_URL
 from rescuesite.api.errors import renamed
 from rescuesite.api.serializers import WriteSerializer
 
@@ -92,7 +94,7 @@ class NotificationRuleWriteSerializer(WriteSerializer):
         values, machines = self._values()
         if whole:
             fresh = NotificationRule()
-            names = ("is_active", "kind", "url", "recipients", "overdue_minutes", "all_machines")
+            names = ("is_active", "kind", *FORM_FIELDS, "overdue_minutes", "all_machines")
             values = {name: getattr(fresh, name) for name in names} | values
             machines = machines or []
         try:
