@@ -32,7 +32,7 @@ from machines.models import (
     StoredFile,
 )
 from machines.models.rescue_terms import RescueRequest
-from machines.notifications import delivery
+from machines.notifications.channels.webhook import Webhook
 from machines.notifications.delivery import deliver_due
 from machines.notifications.events import Event
 from machines.notifications.timed_events import queue_timed_events
@@ -268,11 +268,11 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What is posted."""
     posted: list[dict[str, Any]] = []
 
-    def post(rule: NotificationRule, message: Delivery) -> int:
-        posted.append(message.payload_for(rule.owner))
+    def send(_: Webhook, rule: NotificationRule, payload: dict[str, Any], message_id: str) -> int:
+        posted.append(payload)
         return 200
 
-    monkeypatch.setattr(delivery, "_post", post)
+    monkeypatch.setattr(Webhook, "send", send)
     return posted
 
 

@@ -27,7 +27,7 @@ from machines.models import (
     Sighting,
 )
 from machines.models.rescue_terms import RescueRequest
-from machines.notifications import delivery
+from machines.notifications.channels.webhook import Webhook
 from machines.notifications.delivery import deliver_due
 from roms.models import Card, InstalledROM, Station
 from tests.conftest import MAC
@@ -231,12 +231,12 @@ def test_the_moment_of_sending_is_each_messages_own(
         Rescue.objects.enable(add_machine(n), RescueRequest(), ALICE)
     posted = []
 
-    def post(rule: NotificationRule, message: Delivery) -> int:
-        posted.append(message.machine)
+    def send(_: Webhook, rule: NotificationRule, payload: dict[str, Any], message_id: str) -> int:
+        posted.append(payload["data"]["machine"])
         type(alice).objects.filter(pk=alice.pk).update(is_active=False)
         return 200
 
-    monkeypatch.setattr(delivery, "_post", post)
+    monkeypatch.setattr(Webhook, "send", send)
     deliver_due(at_once=1)
     assert len(posted) == 1
 

@@ -18,12 +18,13 @@ from django.utils.safestring import SafeString, mark_safe
 from machines.admin.auditing import AuditingModelAdmin
 from machines.admin.lookups import OfferedLookups
 from machines.models import Delivery, NotificationRule
+from machines.notifications.channels import FORM_FIELDS
 from machines.notifications.events import TEST, Event
 from rescuesite.actors import actor_of
 
 _FIELDS = (
     *("name", "is_active", "events", "overdue_minutes", "all_machines", "machines"),
-    *("kind", "url", "recipients"),
+    *("kind", *FORM_FIELDS),
 )
 _LOOKS = {"waiting": "booting", "delivered": "up", "given_up": "refused"}
 
@@ -38,10 +39,7 @@ class NotificationRuleForm(forms.ModelForm[NotificationRule]):
     class Meta:
         model = NotificationRule
         fields = _FIELDS
-        widgets = {
-            "url": forms.URLInput(attrs={"class": "vURLField", "spellcheck": "false"}),
-            "recipients": forms.Textarea(attrs={"rows": 2, "class": "vLargeTextField"}),
-        }
+        widgets = FORM_FIELDS
 
     def clean(self) -> dict[str, Any]:
         values = super().clean() or {}
@@ -55,7 +53,7 @@ class NotificationRuleAdmin(AuditingModelAdmin):
     form = NotificationRuleForm
     list_display = ("name", "is_active", "goes_to", "tells_of", "of_machines", "whose", "undelivered")
     list_filter = ("is_active", "kind")
-    search_fields = ("name", "url", "recipients")
+    search_fields = ("name", *FORM_FIELDS)
     ordering = ("name",)
     autocomplete_fields = ("machines",)
     actions = ("send_test", "renew_secret")
@@ -68,7 +66,7 @@ class NotificationRuleAdmin(AuditingModelAdmin):
             },
         ),
         ("What is told", {"fields": ("events", "overdue_minutes", "all_machines", "machines")}),
-        ("Whom", {"fields": ("kind", "url", "recipients")}),
+        ("Recipients", {"fields": ("kind", *FORM_FIELDS)}),
     )
 
     def get_fieldsets(self, request: HttpRequest, obj: NotificationRule | None = None) -> Any:
@@ -76,11 +74,10 @@ class NotificationRuleAdmin(AuditingModelAdmin):
         if obj is None or self.has_change_permission(request, obj):
             return shown
         # The path of an address may be a secret of the receiver: it is for those who may change it.
-        return (*shown[:2], ("Whom", {"fields": ("kind", "goes_to", "recipients")}))
+        return (*shown[:2], ("Recipients", {"fields": ("kind", "goes_to")}))
 
     def get_search_fields(self, request: HttpRequest) -> Any:
-        fields = super().get_search_fields(request)
-        return fields if self.has_change_permission(request) else [name for name in fields if name != "url"]
+        return super().get_search_fields(request) if self.has_change_permission(request) else ("name",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[NotificationRule]:
         rules: QuerySet[NotificationRule] = super().get_queryset(request).prefetch_related("machines")
@@ -130,7 +127,7 @@ class NotificationRuleAdmin(AuditingModelAdmin):
     def response_add(
         self, request: HttpRequest, obj: NotificationRule, post_url_continue: str | None = None
     ) -> HttpResponse:
-        if obj.kind == NotificationRule.Kind.WEBHOOK:
+        if obj.channel.is_signed:
             return self._show_secret(request, obj, request.secret)  # type: ignore[attr-defined]
         return super().response_add(request, obj, post_url_continue)
 

@@ -9,23 +9,25 @@ from rest_framework import serializers
 
 from machines import representation
 from machines.models import Actor, Delivery, Machine, NotificationRule
-from machines.models.notification import MAX_OVERDUE, MAX_RECIPIENTS
+from machines.models.notification import MAX_OVERDUE
+from machines.notifications.channels import FORM_FIELDS
+from machines.notifications.channels.email import MAX_RECIPIENTS
+from machines.notifications.channels.webhook import MAX_URL
 from machines.notifications.events import Event
-from machines.notifications.webhook import MAX_URL
 from rescuesite.api.errors import renamed
-from rescuesite.api.serializers import WriteSerializer
+from rescuesite.api.serializers import ReadSerializer, WriteSerializer
 
 #: More machines than this nobody lists.
 _MANY = 1000
 
 
-class NotificationRuleSerializer(serializers.Serializer[NotificationRule]):
+class NotificationRuleSerializer(ReadSerializer[NotificationRule]):
     id = serializers.IntegerField()
     name = serializers.CharField()
     active = serializers.BooleanField()
     kind = serializers.ChoiceField(NotificationRule.Kind.choices)
     owner = serializers.CharField(
-        allow_null=True, help_text="Who changed it last: it tells what they may see. Null: the console made it."
+        allow_null=True, help_text="Who set where it goes: it tells what they may see. Null: the console made it."
     )
     url = serializers.CharField(help_text="Whole for those who may change rules; its path may be a secret.")
     recipients = serializers.ListField(child=serializers.CharField())
@@ -33,7 +35,7 @@ class NotificationRuleSerializer(serializers.Serializer[NotificationRule]):
     overdue_minutes = serializers.IntegerField()
     machines = serializers.ListField(child=serializers.CharField(), allow_null=True, help_text="Null: all.")
 
-    def to_representation(self, instance: NotificationRule) -> dict[str, Any]:
+    def represent(self, instance: NotificationRule) -> dict[str, Any]:
         request = self.context.get("request")
         may_change = request is None or request.user.has_perm("machines.change_notificationrule")
         return representation.rule_json(instance, whole_url=may_change)
@@ -44,8 +46,8 @@ class NewNotificationRuleSerializer(NotificationRuleSerializer):
 
     secret = serializers.CharField(help_text="With which messages are signed; shown this once.")
 
-    def to_representation(self, instance: NotificationRule) -> dict[str, Any]:
-        return super().to_representation(instance) | {"secret": instance.secret}
+    def represent(self, instance: NotificationRule) -> dict[str, Any]:
+        return super().represent(instance) | {"secret": instance.secret}
 
 
 class NotificationRuleWriteSerializer(WriteSerializer):
@@ -92,7 +94,7 @@ class NotificationRuleWriteSerializer(WriteSerializer):
         values, machines = self._values()
         if whole:
             fresh = NotificationRule()
-            names = ("is_active", "kind", "url", "recipients", "overdue_minutes", "all_machines")
+            names = ("is_active", "kind", *FORM_FIELDS, "overdue_minutes", "all_machines")
             values = {name: getattr(fresh, name) for name in names} | values
             machines = machines or []
         try:
@@ -123,7 +125,7 @@ class TrySerializer(serializers.Serializer[Any]):
     error = serializers.CharField()
 
 
-class DeliverySerializer(serializers.Serializer[Delivery]):
+class DeliverySerializer(ReadSerializer[Delivery]):
     id = serializers.IntegerField()
     message_id = serializers.CharField(help_text="The same in each try: by it a receiver knows a repeated message.")
     rule = serializers.CharField()
@@ -136,5 +138,5 @@ class DeliverySerializer(serializers.Serializer[Delivery]):
     tries = TrySerializer(many=True)
     payload = serializers.DictField()
 
-    def to_representation(self, instance: Delivery) -> dict[str, Any]:
+    def represent(self, instance: Delivery) -> dict[str, Any]:
         return representation.delivery_json(instance, self.context["request"].user)

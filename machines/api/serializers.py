@@ -58,7 +58,8 @@ class MachineSerializer(ReadSerializer[Machine]):
     unverified = serializers.BooleanField(help_text="Whoever knows a MAC of it can ask in its name.")
     last_seen = serializers.DateTimeField(allow_null=True)
 
-    represent = staticmethod(representation.machine_json)
+    def represent(self, instance: Machine) -> dict[str, Any]:
+        return representation.machine_json(instance)
 
 
 @extend_schema_field(
@@ -141,7 +142,8 @@ class EventSerializer(ReadSerializer[Event]):
     repeated_at = serializers.DateTimeField(allow_null=True, help_text="The last time of several.")
     facts = FactSerializer(many=True)
 
-    represent = staticmethod(representation.event_json)
+    def represent(self, instance: Event) -> dict[str, Any]:
+        return representation.event_json(instance)
 
 
 # Rescues
@@ -166,7 +168,8 @@ class RescueSerializer(ReadSerializer[Rescue]):
         help_text=f"Power-ons that got its script since it was last up; after {MAX_TRIES} the machine boots its disk."
     )
 
-    represent = staticmethod(representation.rescue_json)
+    def represent(self, instance: Rescue) -> dict[str, Any]:
+        return representation.rescue_json(instance)
 
 
 class EnabledRescueSerializer(RescueSerializer):
@@ -175,7 +178,8 @@ class EnabledRescueSerializer(RescueSerializer):
     password = serializers.CharField(required=False, help_text="Of root, where one was asked for; shown this once.")
     warnings = serializers.ListField(child=serializers.CharField())
 
-    represent = staticmethod(representation.enabled_rescue_json)
+    def represent(self, instance: Rescue) -> dict[str, Any]:
+        return representation.enabled_rescue_json(instance)
 
 
 class RescueWriteSerializer(WriteSerializer):
@@ -231,7 +235,8 @@ class ImageSerializer(ReadSerializer[RescueImage]):
     default = serializers.BooleanField()
     files = ImageFileSerializer(many=True)
 
-    represent = staticmethod(representation.image_json)
+    def represent(self, instance: RescueImage) -> dict[str, Any]:
+        return representation.image_json(instance)
 
 
 class ImageWriteSerializer(WriteSerializer):
@@ -320,7 +325,8 @@ class AuditSerializer(ReadSerializer[AuditEntry]):
     count = serializers.IntegerField()
     details = serializers.DictField()
 
-    represent = staticmethod(representation.audit_json)
+    def represent(self, instance: AuditEntry) -> dict[str, Any]:
+        return representation.audit_json(instance)
 
 
 class SightingSerializer(ReadSerializer[Sighting]):
@@ -333,4 +339,5 @@ class SightingSerializer(ReadSerializer[Sighting]):
     said = serializers.DictField(child=serializers.CharField(), help_text="Nobody vouches for it.")
     ignored = serializers.BooleanField()
 
-    represent = staticmethod(representation.sighting_json)
+    def represent(self, instance: Sighting) -> dict[str, Any]:
+        return representation.sighting_json(instance)

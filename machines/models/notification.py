@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.core.validators import validate_email
 from django.db import models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
@@ -24,7 +23,9 @@ from django.utils import timezone
 from machines.models.audit import Actor, AuditEntry, differences
 from machines.models.machine import Machine
 from machines.models.turns import portions
-from machines.notifications import events, webhook
+from machines.notifications import channels, events
+from machines.notifications.channels import CHANNELS, webhook
+from machines.notifications.channels.base import Channel
 from machines.notifications.events import Event
 from machines.representation import audit_json, iso, rescue_json
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BACKEND = "django.contrib.auth.backends.ModelBackend"
-MAX_RECIPIENTS = 20
 #: Minutes.
 MAX_OVERDUE = 7 * 24 * 60
 #: Seconds after each failed try until the next one; after the last nobody tries any more. About two days.
@@ -67,15 +67,13 @@ class NotificationRuleQuerySet(models.QuerySet["NotificationRule"]):
 class NotificationRule(models.Model):
     """Whom to tell, of which events, of which machines."""
 
-    class Kind(models.TextChoices):
-        WEBHOOK = "webhook"
-        EMAIL = "email", "e-mail"
+    Kind = channels.Kind
 
     name = models.CharField(
         max_length=100, unique=True, error_messages={"unique": "There is a rule of this name already."}
     )
     is_active = models.BooleanField("active", default=True)
-    kind = models.CharField("way", max_length=7, choices=Kind, default=Kind.WEBHOOK)
+    kind = models.CharField("way", max_length=20, choices=channels.kinds, default=Kind.WEBHOOK)
     url = models.CharField(
         "webhook address",
         max_length=webhook.MAX_URL,
@@ -113,14 +111,11 @@ class NotificationRule(models.Model):
 
     def clean(self) -> None:
         errors: dict[str, Any] = {}
-        if self.kind == self.Kind.WEBHOOK:
+        if self.kind in CHANNELS:
             try:
-                # A name is looked up when something is sent: where it leads now says nothing of then.
-                webhook.parse(self.url).check_plain_address(settings.RESCUESITE_WEBHOOK_NETWORKS)
-            except webhook.WebhookAddressError as error:
-                errors["url"] = str(error)
-        elif wrong := self._wrong_recipients():
-            errors["recipients"] = wrong
+                self.channel.validate(self)
+            except ValidationError as error:
+                errors |= error.error_dict
         if not isinstance(self.events, list) or not self.events:
             errors["events"] = "Choose at least one event."
         elif unknown := [event for event in self.events if event not in Event.values]:
@@ -131,20 +126,6 @@ class NotificationRule(models.Model):
             errors["overdue_minutes"] = f"It is between 1 and {MAX_OVERDUE}."
         if errors:
             raise ValidationError(errors)
-
-    def _wrong_recipients(self) -> list[str]:
-        if not settings.RESCUESITE_EMAIL_GIVEN:
-            return ["The site sends no mail: its owner has to set RESCUESITE_EMAIL_URL."]
-        addresses = self.addresses
-        if not addresses:
-            return ["Name at least one address."]
-        wrong = [f"There is room for {MAX_RECIPIENTS} addresses."] if len(addresses) > MAX_RECIPIENTS else []
-        for address in addresses:
-            try:
-                validate_email(address)
-            except ValidationError:
-                wrong.append(f"“{address[:100]}” is not a valid e-mail address.")
-        return wrong
 
     def issue(self, machines: Iterable[Machine], actor: Actor) -> str:
         """Store this new rule, with its audit entry, and return its signing secret. Raises ValidationError."""
@@ -190,18 +171,17 @@ class NotificationRule(models.Model):
             raise ValidationError({"machines": "Choose machines, or all."})
 
     @property
+    def channel(self) -> Channel:
+        return CHANNELS[self.kind]
+
+    @property
     def addresses(self) -> list[str]:
         return [word for word in re.split(r"[\s,;]+", self.recipients) if word]
 
     @property
     def destination(self) -> str:
         """Where it goes, without what may be a secret of the receiver."""
-        if self.kind == self.Kind.EMAIL:
-            return ", ".join(self.addresses)
-        try:
-            return webhook.parse(self.url).origin
-        except webhook.WebhookAddressError:
-            return ""
+        return self.channel.destination(self)
 
     def snapshot(self) -> dict[str, Any]:
         """The rule as audit entries show it: no path of the webhook, which may be a secret."""

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
 
-from django.conf import settings
-from django.core.mail import EmailMessage
 from django.db import Error, connection
 from django.utils import timezone
 
 from machines.models.notification import Delivery, NotificationRule
-from machines.notifications import chat, webhook
-from machines.notifications.webhook import DeliveryError
+from machines.notifications.channels.base import DeliveryError
 
 logger = logging.getLogger(__name__)
 
@@ -83,42 +78,10 @@ def _send(message: Delivery) -> int | None:
     if rule is None:
         raise DeliveryError("The rule was deleted.")
     try:
-        if rule.kind == NotificationRule.Kind.EMAIL:
-            _mail(rule, message.payload_for(rule.owner), message.message_id)
-            return None
-        return _post(rule, message)
+        return rule.channel.send(rule, message.payload_for(rule.owner), message.message_id)
     except DeliveryError:
         raise
     except Exception as error:
         # Whatever it is: this message waits, and the others go on.
         logger.debug("a message could not be sent", exc_info=True)
         raise DeliveryError(f"{type(error).__name__}: {error}") from error
-
-
-def _post(rule: NotificationRule, message: Delivery) -> int:
-    payload = message.payload_for(rule.owner) | {"text": chat.plain(message.payload["text"])}
-    body = json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace")
-    timestamp = int(time.time())
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": "rescuesite",
-        "webhook-id": message.message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": webhook.signature(rule.secret, message.message_id, timestamp, body),
-    }
-    return webhook.post(webhook.parse(rule.url), body, headers, settings.RESCUESITE_WEBHOOK_NETWORKS)
-
-
-def _mail(rule: NotificationRule, payload: dict[str, Any], message_id: str) -> None:
-    rescue = payload["data"]["rescue"] or {}
-    lines = [payload["text"], "", f"When: {payload['timestamp']}"]
-    names = ("state", "image", "lifetime", "expires_at", "reason", "enabled_by", "address", "end_cause")
-    lines += [f"{name.replace('_', ' ').capitalize()}: {rescue[name]}" for name in names if rescue.get(name)]
-    lines += [f"Host key: {key}" for key in rescue.get("host_keys", [])]
-    lines += ["", f"Told by the rule “{rule.name}” of {settings.RESCUESITE_BASE_URL}"]
-    EmailMessage(
-        subject=f"[rescue] {payload['text']}"[:200],
-        body="\n".join(lines) + "\n",
-        to=rule.addresses,
-        headers={"Message-ID": f"<{message_id}@rescuesite>", "Auto-Submitted": "auto-generated"},
-    ).send()

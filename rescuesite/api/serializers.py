@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -16,10 +16,12 @@ T = TypeVar("T")
 class ReadSerializer(serializers.Serializer[T]):
     """What an answer holds: `represent` says it, and what is not declared as a field is not sent."""
 
-    represent: Callable[[Any], dict[str, Any]]
+    def represent(self, instance: T) -> dict[str, Any]:
+        """The answer's values, one for each field."""
+        raise NotImplementedError
 
     def to_representation(self, instance: T) -> dict[str, Any]:
-        return super().to_representation(type(self).represent(instance))  # type: ignore[arg-type]
+        return super().to_representation(self.represent(instance))  # type: ignore[arg-type]
 
 
 class WriteSerializer(serializers.Serializer[Any]):

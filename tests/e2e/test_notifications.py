@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 
-from machines.notifications import webhook
+from machines.notifications.channels import webhook
 from tests.e2e.conftest import MakeSite
 from tests.e2e.site import ROOT, Site, free_port, token_in
 from tests.e2e.vm import MAC

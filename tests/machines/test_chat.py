@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machines.models import Machine, NotificationRule, RescueImage
-from machines.notifications import chat, webhook
+from machines.notifications import chat
+from machines.notifications.channels import webhook
 from machines.notifications.delivery import deliver_due
 from tests.machines.support import enable
 
@@ -50,7 +51,7 @@ def test_a_webhook_gets_the_reason_without_marks_and_as_it_was_written(
 ) -> None:
     sent: list[Any] = []
 
-    def post(target: webhook.Target, body: bytes, *_: Any) -> int:
+    def post(url: str, body: bytes, *_: Any) -> int:
         sent.append(json.loads(body))
         return 200
 
