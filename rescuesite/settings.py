@@ -185,7 +185,7 @@ SPECTACULAR_SETTINGS = {
         "NotifiedEvent": "machines.notifications.events.Event",
         "RescueState": "machines.models.rescue_terms.State",
         "MachineState": "machines.api.serializers.STATES",
-        "Target": "roms.models.Target",
+        "Target": "roms.models.TARGETS",
         "Profile": "roms.models.Profile",
         "FlashAction": "roms.models.FlashKind",
         "CardOrigin": "roms.models.Card.Origin",

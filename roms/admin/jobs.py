@@ -174,7 +174,7 @@ class JobAdmin(OfferedLookups):
             "look": CSS_CLASSES[state],
             "meaning": MEANINGS[state],
             "is_finished": state in FINISHED,
-            "error": job.error or (job.lost_message() if state == JobState.LOST else ""),
+            "error": job.problem,
             "took": "" if state == JobState.LOST else duration_text(job.duration),
             "last_heard": job.heartbeat_at if state == JobState.LOST else None,
             "percent": round(job.progress * 100),

@@ -6,7 +6,6 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -77,10 +76,9 @@ class ROMColumns:
         return format_html('<a href="{}">Flash…</a>', ask_url(installed=str(installed.pk)))
 
 
-def with_outdated(queryset: QuerySet[InstalledROM]) -> QuerySet[Any]:
+def with_all_shown(queryset: Any) -> Any:
     """Each line with all that is shown of it."""
-    outdated = InstalledROM.objects.outdated().filter(pk=OuterRef("pk"))
-    return queryset.select_related("machine", "card", "build__card", "flash_job").annotate(is_outdated=Exists(outdated))
+    return queryset.with_outdated().select_related("machine", "card", "build__card", "flash_job")
 
 
 @admin.register(InstalledROM)
@@ -103,8 +101,8 @@ class InstalledROMAdmin(ROMColumns, AuditedAdmin):
         # A flash adds it.
         return False
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return with_outdated(super().get_queryset(request))
+    def get_queryset(self, request: HttpRequest) -> Any:
+        return with_all_shown(super().get_queryset(request))
 
     def get_list_display(self, request: HttpRequest) -> Any:
         shown = super().get_list_display(request)
@@ -154,9 +152,9 @@ class InstalledROMInline(ROMColumns, admin.TabularInline[InstalledROM, Machine])
     show_change_link = True
     verbose_name_plural = "ROMs in its cards"
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         # Django's own asks for the permission without naming the machine.
-        return with_outdated(InstalledROM.objects.all())
+        return with_all_shown(InstalledROM.objects.all())
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # A new machine has none.

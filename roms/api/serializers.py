@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -9,10 +10,10 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from machines.models import Actor, Machine
+from machines.representation import iso
 from rescuesite.api.errors import renamed
 from rescuesite.api.serializers import WriteSerializer
-from roms import representation
-from roms.models import TARGETS, Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Profile, Station
+from roms.models import TARGETS, Build, Card, FlashJob, FlashKind, JobState, Profile, Station
 from roms.models.build import spec_of
 
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -57,24 +58,44 @@ _WRITTEN: dict[str, Any] = {
 class ScriptField(serializers.DictField):
     """What is embedded: what it is made of, or its text."""
 
+    def get_attribute(self, instance: Build) -> dict[str, Any]:
+        return {"text": instance.script} if instance.script_spec is None else instance.script_spec
+
+
+class TimeField(serializers.DateTimeField):
+    """A time as all of the API tells it."""
+
+    def to_representation(self, value: datetime) -> Any:
+        return iso(value)
+
+
+class FilledField(serializers.CharField):
+    """A text; null where it is empty."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_null=True, **options)
+
+    def to_representation(self, value: Any) -> Any:
+        return super().to_representation(value) or None
+
 
 class JobSerializer(serializers.Serializer[Any]):
     """What builds and flash jobs say alike."""
 
     id = serializers.IntegerField()
-    state = serializers.ChoiceField(JobState.choices)
+    state = serializers.ChoiceField(JobState.choices, source="status_at")
     phase = serializers.CharField(help_text="What a running job is at.")
     progress = serializers.FloatField(help_text="How much is done, of 1.")
     overdue = serializers.BooleanField(help_text="It takes longer than it should, and must not be stopped.")
-    error = serializers.CharField(help_text="What went wrong and what to do.")
-    requested_by = serializers.CharField()
-    created_at = serializers.DateTimeField()
-    started_at = serializers.DateTimeField(allow_null=True)
-    finished_at = serializers.DateTimeField(allow_null=True)
+    error = serializers.CharField(source="problem", help_text="What went wrong and what to do.")
+    requested_by = serializers.CharField(source="requested_by_name")
+    created_at = TimeField()
+    started_at = TimeField(allow_null=True)
+    finished_at = TimeField(allow_null=True)
 
 
 class BuildSerializer(JobSerializer):
-    card = serializers.CharField(allow_null=True)
+    card = serializers.CharField(source="card.slug", allow_null=True)
     target = serializers.ChoiceField(TARGETS)
     profile = serializers.ChoiceField(Profile.choices)
     options = serializers.ListField(child=serializers.CharField())
@@ -86,16 +107,13 @@ class BuildSerializer(JobSerializer):
     )
     ipxe_ref = serializers.CharField()
     ipxe_commit = serializers.CharField()
-    commands = serializers.ListField(child=serializers.ListField(child=serializers.CharField()))
+    commands = serializers.ListField(child=serializers.CharField())
     tool_versions = serializers.DictField(child=serializers.CharField())
     isolation = serializers.CharField()
     chip_size = serializers.IntegerField(allow_null=True, help_text="Of the card that it is for, in bytes.")
     size = serializers.IntegerField(allow_null=True, help_text="In bytes.")
     fits = serializers.BooleanField(allow_null=True, help_text="Null where a size is not known.")
-    sha256 = serializers.CharField(allow_null=True)
-
-    def to_representation(self, instance: Build) -> dict[str, Any]:
-        return representation.build_json(instance)
+    sha256 = FilledField()
 
 
 class BuildWriteSerializer(WriteSerializer):
@@ -137,24 +155,21 @@ class BuildWriteSerializer(WriteSerializer):
 
 class FlashJobSerializer(JobSerializer):
     action = serializers.ChoiceField(FlashKind.choices)
-    station = serializers.CharField()
-    card = serializers.CharField()
+    station = serializers.CharField(source="station.name")
+    card = serializers.CharField(source="card.slug")
     slot = serializers.CharField()
-    chip = serializers.CharField()
-    build = serializers.IntegerField(allow_null=True)
-    restores = serializers.IntegerField(allow_null=True)
-    machine = serializers.CharField(allow_null=True)
+    chip = serializers.CharField(source="chip_name")
+    build = serializers.IntegerField(source="build_id", allow_null=True)
+    restores = serializers.IntegerField(source="restores_id", allow_null=True)
+    machine = FilledField(source="machine_name")
     chip_found = serializers.CharField()
     chip_size = serializers.IntegerField(allow_null=True, help_text="In bytes.")
-    backup_sha256 = serializers.CharField(allow_null=True)
+    backup_sha256 = FilledField()
     wrote = serializers.BooleanField(allow_null=True)
-    written_sha256 = serializers.CharField(allow_null=True)
-    chip_state = serializers.CharField(allow_null=True, help_text="What a failed write left in the chip.")
-    refusal = serializers.CharField(allow_null=True, help_text="Why nothing was touched.")
+    written_sha256 = FilledField()
+    chip_state = FilledField(help_text="What a failed write left in the chip.")
+    refusal = FilledField(help_text="Why nothing was touched.")
     choices = serializers.DictField(help_text="After a refusal: what there is to choose from.")
-
-    def to_representation(self, instance: FlashJob) -> dict[str, Any]:
-        return representation.flash_json(instance)
 
 
 class ConfirmationSerializer(WriteSerializer):
@@ -227,46 +242,39 @@ def submit_confirmed(job: FlashJob, actor: Actor, typed: str) -> FlashJob:
         raise renamed(error, {"chip_name": "chip"}) from error
 
 
-class CardSerializer(serializers.Serializer[Card]):
-    key = serializers.CharField()
+class CardSerializer(serializers.Serializer[Any]):
+    key = serializers.CharField(source="slug")
     pci_id = serializers.CharField()
     name = serializers.CharField()
     driver = serializers.CharField(help_text="iPXE's.")
     programmer = serializers.CharField(help_text="flashrom's.")
-    flashable = serializers.BooleanField()
-    practice = serializers.BooleanField(help_text="It is not a card, but a file.")
+    flashable = serializers.BooleanField(source="is_flashable")
+    practice = serializers.BooleanField(source="is_practice", help_text="It is not a card, but a file.")
     chip_size = serializers.IntegerField(allow_null=True, help_text="In bytes.")
     conflict = serializers.CharField(help_text="Other drivers that claim this id.")
     notes = serializers.CharField()
     origin = serializers.ChoiceField(Card.Origin.choices)
 
-    def to_representation(self, instance: Card) -> dict[str, Any]:
-        return representation.card_json(instance)
 
-
-class StationSerializer(serializers.Serializer[Station]):
+class StationSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     has_worker = serializers.BooleanField()
-    seen_at = serializers.DateTimeField(allow_null=True, help_text="When its worker last showed up.")
+    seen_at = TimeField(allow_null=True, help_text="When its worker last showed up.")
     notes = serializers.CharField()
 
-    def to_representation(self, instance: Station) -> dict[str, Any]:
-        return representation.station_json(instance)
 
-
-class InstalledROMSerializer(serializers.Serializer[InstalledROM]):
+class InstalledROMSerializer(serializers.Serializer[Any]):
     id = serializers.IntegerField()
-    machine = serializers.CharField(allow_null=True)
-    card = serializers.CharField()
-    mac = serializers.CharField(allow_null=True)
-    build = serializers.IntegerField(allow_null=True)
-    outdated = serializers.BooleanField(help_text="A later build for such a card embeds another script.")
-    sha256 = serializers.CharField(allow_null=True)
+    machine = serializers.CharField(source="machine.name", allow_null=True)
+    card = serializers.CharField(source="card.slug")
+    mac = FilledField()
+    build = serializers.IntegerField(source="build_id", allow_null=True)
+    outdated = serializers.BooleanField(
+        source="is_outdated", help_text="A later build for such a card embeds another script."
+    )
+    sha256 = FilledField()
     description = serializers.CharField(help_text="What it is, where it is not a build of this site.")
-    since = serializers.DateTimeField()
+    since = TimeField()
     by = serializers.CharField()
-    flash_job = serializers.IntegerField(allow_null=True)
+    flash_job = serializers.IntegerField(source="flash_job_id", allow_null=True)
     notes = serializers.CharField()
-
-    def to_representation(self, instance: InstalledROM) -> dict[str, Any]:
-        return representation.installed_json(instance, outdated=instance.is_outdated)  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
-from django.db.models import Exists, Model, OuterRef, QuerySet
+from django.db.models import Model, QuerySet
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
@@ -235,16 +235,11 @@ class StationViewSet(ReadOnlyViewSet[Station]):
 class InstalledROMViewSet(ReadOnlyViewSet[InstalledROM]):
     """Which card of which machine holds which ROM, since when, and who put it there."""
 
-    queryset = InstalledROM.objects.select_related("machine", "card")
+    queryset = InstalledROM.objects.with_outdated().select_related("machine", "card")
     serializer_class = serializers.InstalledROMSerializer
     filterset_class = filters.InstalledROMFilter
     permissions = {"GET": "roms.view_installedrom"}
     lookup_value_regex = "[0-9]+"
-
-    def get_queryset(self) -> QuerySet[InstalledROM]:
-        outdated = InstalledROM.objects.outdated().filter(pk=OuterRef("pk"))
-        installed: QuerySet[InstalledROM] = super().get_queryset()
-        return installed.annotate(is_outdated=Exists(outdated))
 
 
 def _log_chunks(job: Job, start: int, end: int) -> Iterator[str]:

@@ -11,8 +11,8 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 
 from machines.management.terminal import NOT_DONE, NOT_SUCCEEDED, add_json_option, messages_of, printable
+from roms.api.serializers import BuildSerializer, FlashJobSerializer
 from roms.models import Build, Card, FlashJob, Job, JobState
-from roms.representation import build_json, flash_json
 
 #: As shells have it for a program that ended by Ctrl-C.
 _INTERRUPTED = 130
@@ -152,12 +152,12 @@ def check_succeeded(job: Job) -> None:
     """Raise CommandError where the finished job did not succeed."""
     state = job.status_at()
     if state != JobState.SUCCEEDED:
-        error = job.error or (job.lost_message() if state == JobState.LOST else "")
-        raise CommandError(printable(f"{_name(job)} {state}. {error}".rstrip()), returncode=NOT_SUCCEEDED)
+        raise CommandError(printable(f"{_name(job)} {state}. {job.problem}".rstrip()), returncode=NOT_SUCCEEDED)
 
 
 def json_of(job: Job) -> dict[str, Any]:
-    return build_json(job) if isinstance(job, Build) else flash_json(job)  # type: ignore[arg-type]
+    """The job as the API tells it."""
+    return dict((BuildSerializer if isinstance(job, Build) else FlashJobSerializer)(job).data)
 
 
 def card_named(text: str) -> Card:

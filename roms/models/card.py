@@ -145,6 +145,10 @@ class Card(models.Model):
         """Whether it is no card at all, but a file of the site's own. Its key is reserved."""
         return self.slug == ipxe_cards.PRACTICE
 
+    @property
+    def is_flashable(self) -> bool:
+        return bool(self.programmer)
+
     def programmer_at(self, station: Station) -> Programmer | PracticeChip:
         """What flashrom reaches its chip through. Raises WrongProgrammerError, whatever the database holds."""
         if self.is_practice:

@@ -146,6 +146,11 @@ class Job(models.Model):
         return JobState(self.state)
 
     @property
+    def problem(self) -> str:
+        """What went wrong and what to do, for a person."""
+        return self.error or (self.lost_message() if self.status_at() == JobState.LOST else "")
+
+    @property
     def is_finished(self) -> bool:
         return self.status_at() in FINISHED
 

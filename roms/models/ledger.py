@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
@@ -40,6 +40,10 @@ class InstalledROMQuerySet(models.QuerySet["InstalledROM"]):
             machine=job.machine, card=job.card, mac="", defaults=values, create_defaults=values
         )
         return installed
+
+    def with_outdated(self) -> Self:
+        """Each with `is_outdated`."""
+        return self.annotate(is_outdated=Exists(InstalledROM.objects.outdated().filter(pk=OuterRef("pk"))))
 
     def outdated(self) -> InstalledROMQuerySet:
         """Those whose embedded script is not that of the latest build for such a card."""

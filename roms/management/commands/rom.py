@@ -10,9 +10,9 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from machines.management.terminal import TerminalCommand, actor_named, add_json_option, table
+from roms.api.serializers import CardSerializer, InstalledROMSerializer, StationSerializer
 from roms.management.terminal import json_of, write_log
 from roms.models import Build, Card, FlashJob, InstalledROM, Job, JobState, Station
-from roms.representation import card_json, installed_json, station_json
 from roms.toolchain.ipxe.cards import CardError
 from roms.toolchain.ipxe.source import SourceError
 from roms.worker.building import builder, load_cards
@@ -60,7 +60,7 @@ class Command(TerminalCommand):
 
     def cards(self, **options: Any) -> None:
         cards = Card.objects.named(" ".join(options["text"]))
-        found = [card_json(card) for card in (cards.flashable() if options["flashable"] else cards)]
+        found = CardSerializer(cards.flashable() if options["flashable"] else cards, many=True).data
         rows = [
             [one["key"], one["driver"] or "-", one["programmer"] or "-", _size(one["chip_size"]), one["name"]]
             for one in found
@@ -101,18 +101,13 @@ class Command(TerminalCommand):
         self.show(found, table(rows, head), options)
 
     def stations(self, **options: Any) -> None:
-        found = [station_json(station) for station in Station.objects.all()]
+        found = StationSerializer(Station.objects.all(), many=True).data
         rows = [[one["name"], "yes" if one["has_worker"] else "no", one["seen_at"] or "never"] for one in found]
         self.show(found, table(rows, ["STATION", "WORKER", "LAST SEEN"]), options)
 
     def installed(self, **options: Any) -> None:
-        outdated = set(InstalledROM.objects.outdated().values_list("pk", flat=True))
-        ledger = InstalledROM.objects.select_related("machine", "card")
-        found = [
-            installed_json(one, outdated=one.pk in outdated)
-            for one in ledger
-            if one.pk in outdated or not options["outdated"]
-        ]
+        ledger = InstalledROM.objects.outdated() if options["outdated"] else InstalledROM.objects.all()
+        found = InstalledROMSerializer(ledger.with_outdated().select_related("machine", "card"), many=True).data
         rows = [
             [one["machine"] or "-", one["card"], f"build {one['build']}" if one["build"] else one["description"] or "-",
              "outdated" if one["outdated"] else "", one["since"][:10], one["by"]]
