@@ -344,7 +344,7 @@ def test_network_settings_are_written_into_the_rom(admin_client: Client, card: C
         ({"card": ""}, "card", "A ROM is made for one card"),
         ({"card": "999"}, "card", "Select a valid choice"),
         ({"target": "exe"}, "target", "Select a valid choice"),
-        ({"options": "NTP CMD"}, "options", "is no option"),
+        ({"options": "NTP CMD"}, "options", "is not a valid option"),
         ({"banner": "601"}, "banner", "less than or equal to 600"),
         ({"site": "gopher://x"}, "site", "It begins with http://"),
         ({"site": "http://127.0.0.1:8000"}, "site", "A network card cannot reach 127.0.0.1"),
