@@ -13,9 +13,10 @@ from django.db.models import Q
 
 from machines.models.audit import Actor
 from machines.models.stored_file import StoredFile
+from machines.models.validation import raise_if_errors
 from rescuesite import disk_space
 from roms.models.card import Card
-from roms.models.job import Job, JobQuerySet, JobState, raise_if_errors
+from roms.models.job import Job, JobQuerySet, JobState
 from roms.toolchain.ipxe import options as ipxe_options
 from roms.toolchain.ipxe.build import Target
 from roms.toolchain.ipxe.script import checks

@@ -10,6 +10,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
 
+from machines.models.validation import raise_if_errors
 from roms.toolchain.flash.flashrom import SupportedCard, reached
 from roms.toolchain.flash.programmers import NIC_PROGRAMMERS, PracticeChip, Programmer
 from roms.toolchain.ipxe import cards as ipxe_cards
@@ -161,7 +162,6 @@ class Card(models.Model):
         return self.pci_id.replace(":", "")
 
     def clean(self) -> None:
-        from roms.models.job import raise_if_errors
 
         errors: dict[str, Any] = {}
         if self.is_practice:

@@ -11,9 +11,10 @@ from django.db.models import Q
 
 from machines.models import Actor, Machine
 from machines.models.stored_file import StoredFile
+from machines.models.validation import raise_if_errors
 from roms.models.build import ROM_TARGETS, Build
 from roms.models.card import Card
-from roms.models.job import Job, JobQuerySet, JobState, raise_if_errors
+from roms.models.job import Job, JobQuerySet, JobState
 from roms.models.station import Station
 from roms.toolchain.flash.pci import PCISlot, WrongAddressError
 from roms.toolchain.flash.programmers import WrongProgrammerError

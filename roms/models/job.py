@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.db.models import Case, F, Q, Value, When
 from django.utils import timezone
@@ -25,7 +24,7 @@ from django.utils import timezone
 from machines.models import Actor, AuditEntry, Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    pass
 
 #: A worker's sign of life.
 HEARTBEAT = timedelta(seconds=5)
@@ -324,9 +323,3 @@ def readable(raw: bytes) -> str:
     """A program's output as text: what overwrites a line or drives a terminal is left out."""
     text = raw.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
     return "".join(c for c in text if c in "\n\t" or c.isprintable())
-
-
-def raise_if_errors(errors: dict[str, Iterable[str] | str]) -> None:
-    """Raise ValidationError where there are errors."""
-    if errors:
-        raise ValidationError(errors)
