@@ -734,7 +734,7 @@ def test_a_fault_of_the_record_does_not_keep_a_stranger_waiting(
     def failing(*args: Any, **kwargs: Any) -> Any:
         raise DatabaseError("read-only")
 
-    monkeypatch.setattr(Sighting.objects, "note", failing)
+    monkeypatch.setattr(Sighting.objects, "record", failing)
     assert kind(ask(client, f"mac={UNKNOWN}")) == "local"
     # Counted all the same, by the next writing.
     assert [(entry.reason, entry.count) for entry in boots()] == [("unknown_mac", 1)]

@@ -28,8 +28,8 @@ def test_an_interface_is_stored_in_one_form(text: str, stored: str) -> None:
     ("text", "said"),
     [
         ("192.0.2.7", "lacks its prefix length"),
-        ("192.0.2.7/33", "no address with a prefix length"),
-        ("web01/24", "no address with a prefix length"),
+        ("192.0.2.7/33", "is not a valid address with a prefix length"),
+        ("web01/24", "is not a valid address with a prefix length"),
         ("192.0.2.0/24", "whole network"),
         ("192.0.2.255/24", "broadcast address"),
         ("224.0.0.1/24", "not the address of a host"),

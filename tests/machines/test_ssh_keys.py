@@ -116,7 +116,7 @@ def test_options_before_a_key_are_read_and_dropped(options: str, space: str) -> 
 
 @pytest.mark.parametrize("word", ["me@here", "unknown-option", 'from="open', "=", 'from="x"no-pty'])
 def test_what_is_no_option_before_a_key_is_refused(word: str) -> None:
-    with pytest.raises(KeyFormatError, match="no key type"):
+    with pytest.raises(KeyFormatError, match="is not an accepted key type"):
         PublicKey.parse(f"{word} {made('ed25519')}")
 
 

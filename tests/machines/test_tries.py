@@ -230,7 +230,7 @@ def test_a_program_tries_again(client: Client, admin_client: Client, rescue: Res
 
 def test_the_command_tries_again_and_whoever_waits_is_told(client: Client, rescue: Rescue) -> None:
     power_on(client, fail(client, rescue))
-    with pytest.raises(CommandError, match="has not come up"):
+    with pytest.raises(CommandError, match="did not come up"):
         call_command("rescue", "status", "web01", "--wait")
     call_command("rescue", "try-again", "web01", "--json")
     assert stored(rescue).tries == 0

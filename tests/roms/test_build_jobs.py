@@ -149,7 +149,7 @@ def test_a_rom_that_came_out_for_another_card_does_not_count_as_built(
     monkeypatch.setattr(Card, "vendor", 0x10EC)
     failed = build(card)
     assert (failed.state, failed.artifact) == (JobState.FAILED, None)
-    assert "no ROM for this card" in failed.error
+    assert "not a ROM for this card" in failed.error
 
 
 def test_an_option_that_the_tree_does_not_have_is_refused_with_the_one_that_was_meant(card: Card) -> None:
@@ -198,7 +198,7 @@ def test_a_disk_that_is_full_when_the_rom_is_to_be_kept_loses_no_record(
     [
         ({"spec": None, "script": "echo no magic"}, "script", "#!ipxe"),
         ({"spec": None, "script": ""}, "script", "#!ipxe"),
-        ({"options": ["a b"]}, "options", "no option"),
+        ({"options": ["a b"]}, "options", "is not a valid option"),
         ({"options": "PING_CMD"}, "options", "list"),
         ({"target": "floppy"}, "target", "not a valid choice"),
         ({"profile": "tiny"}, "profile", "not a valid choice"),

@@ -257,7 +257,7 @@ def test_a_build_without_a_rom_is_refused(station: Station, practice: Card) -> N
 
 def test_an_iso_is_refused(station: Station, practice: Card) -> None:
     iso = succeeded(practice, b"x", target="iso")
-    assert "no ROM" in problems(station=station, card=practice, build=iso)["build"][0]
+    assert "is not a ROM" in problems(station=station, card=practice, build=iso)["build"][0]
 
 
 def test_a_card_that_flashrom_cannot_write_to_is_refused(station: Station, build: Build, data_dir: Path) -> None:

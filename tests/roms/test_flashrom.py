@@ -64,7 +64,7 @@ def test_the_programmers_of_network_cards_are_known(name: str) -> None:
 )
 def test_nothing_else_is_a_programmer(text: str) -> None:
     with pytest.raises(
-        WrongProgrammerError, match=r"no programmer for network cards\. Choose one of nic3com, nicintel"
+        WrongProgrammerError, match=r"is not a programmer for network cards\. Choose one of nic3com, nicintel"
     ):
         Programmer.parse(text)
     with pytest.raises(WrongProgrammerError):

@@ -135,7 +135,7 @@ def test_the_practice_card_is_a_file_and_its_rom_one_for_a_real_card() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('[[card]]\nid = "x"\nname = ""\ndriver = ""\nprogrammer = ""', "card 1: “x” is no PCI"),
+        ('[[card]]\nid = "x"\nname = ""\ndriver = ""\nprogrammer = ""', "card 1: “x” is not a valid PCI"),
         ('[[card]]\nid = "8086:1229"\nname = ""\ndriver = ""', "card 1: 'programmer'"),
         (
             '[[card]]\nid = "8086:1229"\nname = ""\ndriver = ""\nprogrammer = ""\nchip_size = 65000',

@@ -65,7 +65,7 @@ def script(*lines: str) -> str:
         (("chain --timeout 0 http://x/ ||", "exit 1"), 2, NO_TIMEOUT),
         (("chain boot.ipxe ||", "exit 1"), 2, NO_TIMEOUT),
         (("chain ${url} ||", "exit 1"), 2, NO_TIMEOUT),
-        (("chain http://x/ --timeout 5000 ||", "exit 1"), 2, "just a parameter"),
+        (("chain http://x/ --timeout 5000 ||", "exit 1"), 2, "it is a parameter"),
         # Ways that are none
         (("dhcp || reboot", "exit 1"), 2, "starts the machine anew"),
         (("dhcp || goto off", "exit 1", ":off", "poweroff"), 5, "leaves the machine off"),

@@ -23,7 +23,7 @@ from tests.roms.test_api import post
 ALICE = Actor("alice")
 BUILDS = "/api/rom-builds/"
 BY_HAND = "#!ipxe\nchain --timeout 8000 http://192.0.2.10/boot || exit 1\nexit 1\n"
-WHY = "with it, an answer that is not a script can keep the machine from its disk"
+WHY = "an answer that is not a script could keep the machine from its disk"
 
 
 @pytest.mark.parametrize("profile", Profile.values)
