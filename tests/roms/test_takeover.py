@@ -16,9 +16,9 @@ from roms.models import ROM_TARGETS, Build, Card, Profile
 from roms.toolchain.ipxe.build import Target
 from roms.toolchain.ipxe.script.spec import from_json
 from roms.worker.building import BuildRun
+from tests.roms.api_requests import post
 from tests.roms.conftest import SCRIPT
-from tests.roms.test_admin import preview
-from tests.roms.test_api import post
+from tests.roms.test_admin_builds import preview
 
 ALICE = Actor("alice")
 BUILDS = "/api/rom-builds/"

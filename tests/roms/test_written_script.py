@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from roms.toolchain.ipxe.options import DEFAULT_PROFILE
 from roms.toolchain.ipxe.script.checks import MAX_TEXT, check_text, commands_used, likely_options
 from roms.toolchain.ipxe.script.parser import COMMANDS
-from tests.roms.test_embedded import EXAMPLE, errors, tried
+from tests.roms.test_embedded_text import EXAMPLE, errors, tried
 
 
 def test_the_example_is_fine() -> None:
