@@ -15,9 +15,9 @@ from roms.toolchain.ipxe.build import (
     Phase,
     Target,
 )
-from tests.roms.ipxe_builds import KIB, SCRIPT, Site, as_root, fresh, nothing_missing, site
+from tests.roms.ipxe_builds import KIB, SCRIPT, Site, as_root, fresh, nothing_missing, site, template
 
-__all__ = ["fresh", "nothing_missing", "site"]
+__all__ = ["fresh", "nothing_missing", "site", "template"]
 
 
 # What comes out

@@ -21,9 +21,9 @@ from roms.toolchain.ipxe.build import (
 )
 from roms.toolchain.ipxe.options import Value
 from roms.toolchain.ipxe.source import MissingTool, SourceTree
-from tests.roms.ipxe_builds import KIB, Site, as_root, fresh, nothing_missing, site
+from tests.roms.ipxe_builds import KIB, Site, as_root, fresh, nothing_missing, site, template
 
-__all__ = ["fresh", "nothing_missing", "site"]
+__all__ = ["fresh", "nothing_missing", "site", "template"]
 
 
 # Trees
