@@ -103,9 +103,12 @@ class Supervisor:
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a program that is told to end should we be killed."""
+    """Start a program that is told to end should we be killed.
+
+    Ctrl-C reaches us alone: gunicorn takes a worker that it ends for one that has failed, and starts another just then.
+    """
     tell = [setpriv, "--pdeathsig", "TERM", "--"] if (setpriv := shutil.which("setpriv")) else []
-    return subprocess.Popen([*tell, *command], stdin=subprocess.DEVNULL)
+    return subprocess.Popen([*tell, *command], stdin=subprocess.DEVNULL, process_group=0)
 
 
 def _where(bound: str) -> str:
