@@ -13,8 +13,8 @@ RUN_PACKAGES := python3-venv
 ROM_PACKAGES := git gcc libc6-dev make perl liblzma-dev mtools xorriso isolinux syslinux syslinux-common bubblewrap flashrom
 IMAGE_PACKAGES := mmdebstrap squashfs-tools
 # To run the tests: those that need neither a browser nor a virtual machine, and all of them.
-FAST_PACKAGES := $(RUN_PACKAGES) $(ROM_PACKAGES) cpio openssl openssh-client procps iproute2
-TEST_PACKAGES := $(FAST_PACKAGES) $(IMAGE_PACKAGES) qemu-system-x86 ovmf ipxe-qemu seabios \
+FAST_PACKAGES := $(RUN_PACKAGES) $(ROM_PACKAGES) cpio openssl openssh-client procps iproute2 ipxe-qemu
+TEST_PACKAGES := $(FAST_PACKAGES) $(IMAGE_PACKAGES) qemu-system-x86 ovmf seabios \
 	grub-common grub-efi-amd64-bin busybox-static postgresql nginx-light chromium fonts-dejavu-core e2fsprogs curl jq wget
 
 .PHONY: run test test-fast test-fresh soak bench lint docs setup setup-test screenshots clean
