@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
+from machines.admin.auditing import AuditingModelAdmin
 from machines.admin.owned import OwnedAdmin, OwnedForm
 from machines.models import APIToken
 from rescuesite.actors import actor_of
@@ -23,9 +23,7 @@ class APITokenForm(OwnedForm):
 
 
 @admin.register(APIToken)
-class APITokenAdmin(OwnedAdmin):
-    """The model leaves the audit entries, as tokens are made by other ways too."""
-
+class APITokenAdmin(OwnedAdmin, AuditingModelAdmin):
     form = APITokenForm
     own_fields = ("name", "expires_at")
     shown_fields = ("created_at", "last_used_at")
@@ -49,11 +47,3 @@ class APITokenAdmin(OwnedAdmin):
             "clear": request.clear_token,  # type: ignore[attr-defined]
         }
         return TemplateResponse(request, "machines/token.html", context, headers={"Cache-Control": "no-store"})
-
-    def delete_model(self, request: HttpRequest, obj: APIToken) -> None:
-        obj.revoke(actor_of(request))
-
-    def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[APIToken]) -> None:
-        with transaction.atomic():
-            for token in queryset:
-                token.revoke(actor_of(request))

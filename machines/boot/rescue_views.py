@@ -108,14 +108,14 @@ def report_up(request: HttpRequest, token: str) -> HttpResponse:
     except (ReportError, BadRequest, SuspiciousOperation, MultiPartParserError) as error:
         return text(f"{error}\n", status=400)
     try:
-        heard = run_by(boot_deadline(), lambda: _hear(token, report, source_of(request)))
+        result = run_by(boot_deadline(), lambda: _record_report(token, report, source_of(request)))
     except (Error, DeadlineExceededError) as error:
         logger.error("a report was not heard: %s", str(error) or LATE)
         return text("The site cannot read its database; report again.\n", status=503)
-    return _heard(heard, report)
+    return _response(result, report)
 
 
-def _hear(token: str, report: UpReport, source: IPAddress | None) -> ReportResult | None:
+def _record_report(token: str, report: UpReport, source: IPAddress | None) -> ReportResult | None:
     """What comes of a report; None where no active rescue has the token, or it is not for `source` to report.
 
     Unlike the files, a report may come from another address than the script was served to: the rescue system may
@@ -127,14 +127,14 @@ def _hear(token: str, report: UpReport, source: IPAddress | None) -> ReportResul
         if objection and (source is None or objection is Reason.ADDRESS_NOT_ALLOWED):
             rescue.record_refused(script.UP, source, now, objection)
             return None
-        heard = rescue.record_report(report, now, source)
-        if heard is not ReportResult.CHANGED_MEANWHILE:
-            return heard
+        result = rescue.record_report(report, now, source)
+        if result is not ReportResult.CHANGED_MEANWHILE:
+            return result
     return None
 
 
-def _heard(heard: ReportResult | None, report: UpReport) -> HttpResponse:
-    match heard:
+def _response(result: ReportResult | None, report: UpReport) -> HttpResponse:
+    match result:
         case None:
             return not_found()
         case ReportResult.TOO_EARLY:

@@ -48,7 +48,7 @@ class APITokenQuerySet(models.QuerySet["APIToken"]):
         with transaction.atomic():
             tokens = list(self.filter(user=user))
             for token in tokens:
-                token.revoke(actor)
+                token.delete_audited(actor)
         return len(tokens)
 
     def find(self, clear: str) -> APIToken | None:
@@ -105,7 +105,7 @@ class APIToken(models.Model):
             self._record("added", actor)
         return clear
 
-    def revoke(self, actor: Actor) -> None:
+    def delete_audited(self, actor: Actor) -> None:
         """Delete this token, with its audit entry: it does not work any more."""
         with transaction.atomic():
             self._record("deleted", actor)

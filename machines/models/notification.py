@@ -305,7 +305,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
     def due(self, now: datetime) -> DeliveryQuerySet:
         """Those to be tried at `now`, oldest first."""
-        return self.free(now).filter(next_try_at__lte=now).select_related("rule__owner").order_by("pk")
+        return self.free(now).filter(next_try_at__lte=now).order_by("pk")
 
     def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> DeliveryQuerySet:
         """Those that tell what the user may see elsewhere too."""

@@ -6,6 +6,7 @@ import enum
 import math
 from dataclasses import dataclass
 
+from machines.boot.script import DHCP_SCRIPT
 from rescuesite.serving.head import Head
 
 
@@ -30,6 +31,7 @@ class Place:
 
 #: An answer fits into the connection's send buffer; who has not read the earlier ones is not waited for.
 ANSWERS = Place("answers", Pace(2))
+_ANSWERED_AT_ONCE = (b"/up", b"/ready", f"/boot/{DHCP_SCRIPT}".encode())
 #: A machine may take its time with an initrd. One that is switched off is noticed by TCP.
 #: Who waits for a place here holds a connection that a boot answer may need.
 FILES = Place("files", None, queue=256)
@@ -62,7 +64,7 @@ def place_of(head: Head) -> Place:
         return ANSWERS
     if path.startswith(b"/boot/"):
         # Small, and what a rescue waits for: not behind the downloads of others.
-        return ANSWERS if path.endswith((b"/up", b"/ready", b"/boot/dhcp.ipxe")) else FILES
+        return ANSWERS if path.endswith(_ANSWERED_AT_ONCE) else FILES
     if not head.has_small_body:
         return UPLOADS
     return STATIC if path.startswith(b"/static/") else PAGES

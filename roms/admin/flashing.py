@@ -213,10 +213,6 @@ class FlashJobAdmin(JobAdmin):
 
     # The list
 
-    @admin.display(description="no.", ordering="pk")
-    def name(self, job: FlashJob) -> str:
-        return f"#{job.pk}"
-
     @admin.display(description="what", ordering="action")
     def what(self, job: FlashJob) -> str:
         return job.action

@@ -108,6 +108,10 @@ class JobAdmin(OfferedLookups):
 
     # The list
 
+    @admin.display(description="no.", ordering="pk")
+    def name(self, job: Job) -> str:
+        return f"#{job.pk}"
+
     @admin.display(description="state")
     def status(self, job: Job) -> SafeString:
         return badge(job.status_at())

@@ -59,7 +59,7 @@ def test_a_token_is_made_with_an_audit_entry_that_does_not_tell_it(ada: User) ->
 
 def test_a_token_that_is_deleted_leaves_an_audit_entry(ada: User) -> None:
     token, clear = APIToken.objects.make(ada, "backup")
-    token.revoke(Actor("root"))
+    token.delete_audited(Actor("root"))
     assert AuditEntry.objects.get(action="token_deleted").details["user"] == "ada"
     assert ask(f"Token {clear}").status_code == 401
 

@@ -57,7 +57,7 @@ class Command(TerminalCommand):
         if token is None:
             raise CommandError(f"{user} has no token “{options['name']}”. “manage.py token list” shows them.")
         shown = _json(token)
-        token.revoke(actor_named(options["by"]))
+        token.delete_audited(actor_named(options["by"]))
         self.show(shown, f"The token “{token.name}” of {user} is revoked.", options)
 
 

@@ -60,10 +60,6 @@ class BuildAdmin(JobAdmin):
 
     # The list
 
-    @admin.display(description="no.", ordering="pk")
-    def name(self, build: Build) -> str:
-        return f"#{build.pk}"
-
     @admin.display(description="target", ordering="target")
     def target_code(self, build: Build) -> str:
         return build.target
