@@ -8,20 +8,19 @@ prepares what has come in meanwhile, and commits it together.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from django.db import close_old_connections, connection, connections, transaction
+from django.db import close_old_connections, connections, transaction
 
 from machines.boot.deadline import Deadline, DeadlineExceededError, give_back_connection
-from rescuesite import locks
+from machines.models.turns import boot_turn
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +154,7 @@ def _commit_together(jobs: list[_Job]) -> None:
     if not writing:
         return
     try:
-        with _turn(), transaction.atomic():
+        with boot_turn(), transaction.atomic():
             for n, (job, _, write) in enumerate(writing):
                 try:
                     with transaction.atomic(savepoint=len(writing) > 1):
@@ -170,16 +169,6 @@ def _commit_together(jobs: list[_Job]) -> None:
     for n, (job, _, _) in enumerate(writing):
         job.error = failed.get(n)
         job.done.set()
-
-
-@contextlib.contextmanager
-def _turn() -> Iterator[None]:
-    """On SQLite, one process after the other: who waits in SQLite itself polls, and starves beside a busy one."""
-    if connection.vendor != "sqlite" or connection.in_atomic_block:
-        yield
-        return
-    with locks.held("boot"):
-        yield
 
 
 recorder = Recorder()

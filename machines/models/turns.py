@@ -1,12 +1,19 @@
-"""Long work on the database, so that boot answers get their turn: SQLite has one write lock, and no queue for it."""
+"""Turns at SQLite's one write lock, which has no queue: boot answers go first, long work comes after them.
+
+Who waits for that lock looks for it from time to time, and may never find it free beside busy writers. So boot answers
+hold a lock of their own while they wait and write, and long work begins no transaction meanwhile.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from django.db import models
+from django.db import connection, models
+
+from rescuesite import locks
 
 Item = TypeVar("Item")
 
@@ -16,13 +23,21 @@ _AT_ONCE = 10
 PORTION = 1000
 
 
-def in_turns(items: Iterable[Item]) -> Iterator[Item]:
-    """Give each item, for work that is a short transaction of its own; pause as long as that took.
+def boot_turn() -> contextlib.AbstractContextManager[None]:
+    """Held while boot answers are written, by one process after the other; PostgreSQL has queues of its own."""
+    if connection.vendor != "sqlite" or connection.in_atomic_block:
+        return contextlib.nullcontext()
+    return locks.held("boot")
 
-    Who waits for SQLite's write lock looks for it from time to time, and would not find it free otherwise.
+
+def in_turns(items: Iterable[Item]) -> Iterator[Item]:
+    """Give each item, for work that is a short transaction of its own.
+
+    Before it, boot answers that wait are written; after it, who else waits has as much time as it took.
     """
     for n, item in enumerate(items):
-        began = time.monotonic()
+        with boot_turn():
+            began = time.monotonic()
         yield item
         if n >= _AT_ONCE:
             time.sleep(time.monotonic() - began)

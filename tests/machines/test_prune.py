@@ -51,6 +51,24 @@ def test_work_in_turns_pauses_as_long_as_it_took_but_for_the_first_few(monkeypat
     assert pauses == [3, 3, 3]
 
 
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL has no single write lock")
+def test_work_in_turns_begins_nothing_while_boot_answers_are_written() -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        for _ in turns.in_turns(range(1)):
+            done.set()
+
+    working = threading.Thread(target=work)
+    with turns.boot_turn():
+        working.start()
+        assert begun.wait(30)
+        assert not done.wait(0.2)
+    assert done.wait(30)
+    working.join()
+
+
 def test_expired_rescues_are_ended_as_of_their_expiry(machine: Machine, image: RescueImage, actor: Actor) -> None:
     rescue = Rescue.objects.enable(machine, RescueRequest("until", timezone.now() + timedelta(hours=1)), actor)
     expiry = timezone.now() - timedelta(minutes=5)
