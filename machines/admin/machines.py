@@ -23,6 +23,7 @@ from machines.admin.import_export import MachineTables
 from machines.admin.preview import PreviewForm
 from machines.admin.rescue import MAX_DIGITS, RescueSwitch
 from machines.boot.reasons import reason_text
+from machines.machine_fields import ALWAYS_EDITABLE, NETWORK_FIELDS, NETWORK_PARTS, TEXTS
 from machines.models import AllowedNetwork, MACAddress, Machine, Sighting
 from machines.models.machine import MachineLockedError
 from machines.models.rescue_terms import MAX_TRIES
@@ -33,8 +34,9 @@ from machines.timeline import machine_timeline
 from machines.wording import SHORT_STATES, STATES
 from rescuesite.actors import actor_of
 
-#: What nobody changes during a rescue who may not enable one: all but the notes.
-_WHO_IT_IS = ("name", "image", "identity", "static_addresses", "gateways", "dns_servers")
+_FIELDS = ("name", "image", "identity", *TEXTS)
+#: What nobody changes during a rescue who may not enable one.
+_WHO_IT_IS = tuple(name for name in (*_FIELDS, *NETWORK_FIELDS) if name not in ALWAYS_EDITABLE)
 #: What of a machine is listed in inlines: its name in `Machine.revise`, the rows' model, and their column.
 _PARTS = (("macs", MACAddress, "address"), ("allowed_networks", AllowedNetwork, "network"))
 
@@ -134,10 +136,10 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditingModelAdmin):
     search_fields = ("name",)
     search_help_text = "Name, MAC address in any form, IP address, serial number or UUID."
     fieldsets = (
-        (None, {"fields": ("name", "image", "identity", "notes")}),
+        (None, {"fields": _FIELDS}),
         (
             "Network of the rescue system, where there is no DHCP",
-            {"fields": ("static_addresses", "gateways", "dns_servers"), "classes": ("collapse",)},
+            {"fields": NETWORK_FIELDS, "classes": ("collapse",)},
         ),
     )
     autocomplete_fields = ("image",)
@@ -251,8 +253,7 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditingModelAdmin):
         if change:
             machine.revise(values, actor_of(request))
         else:
-            networks = values.pop("allowed_networks")
-            added = Machine.objects.add(**values, allowed_networks=networks, actor=actor_of(request))
+            added = Machine.objects.add(**values, actor=actor_of(request))
             machine.pk, machine._state.adding = added.pk, False
 
     def construct_change_message(self, request: HttpRequest, form: Any, formsets: Any, add: bool = False) -> Any:
@@ -344,10 +345,11 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditingModelAdmin):
 
 def _wanted(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a form says of a machine, in the words of `Machine.revise`."""
-    values = {name: given[name] for name in ("name", "image", "identity", "notes") if name in given}
-    network = {"addresses": "static_addresses", "gateways": "gateways", "dns": "dns_servers"}
-    if "static_addresses" in given:
-        values["rescue_network"] = {what: given[field].split() for what, field in network.items()}
+    values = {name: given[name] for name in _FIELDS if name in given}
+    if NETWORK_FIELDS[0] in given:
+        values["rescue_network"] = {
+            part: given[field].split() for part, field in zip(NETWORK_PARTS, NETWORK_FIELDS, strict=True)
+        }
     return values
 
 

@@ -18,7 +18,7 @@ from django.utils.safestring import SafeString, mark_safe
 from machines.admin.auditing import AuditingModelAdmin
 from machines.admin.lookups import OfferedLookups
 from machines.models import Delivery, NotificationRule
-from machines.notifications.channels import FORM_FIELDS
+from machines.notifications.channels import CHANNELS, FORM_FIELDS
 from machines.notifications.events import TEST, Event
 from rescuesite.actors import actor_of
 
@@ -40,6 +40,13 @@ class NotificationRuleForm(forms.ModelForm[NotificationRule]):
         model = NotificationRule
         fields = _FIELDS
         widgets = FORM_FIELDS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        fields = {kind: [*channel.form_fields] for kind, channel in CHANNELS.items()}
+        # Who may only view a rule has no such field.
+        if "kind" in self.fields:
+            self.fields["kind"].widget.attrs["data-fields"] = json.dumps(fields)
 
     def clean(self) -> dict[str, Any]:
         values = super().clean() or {}
@@ -68,6 +75,9 @@ class NotificationRuleAdmin(AuditingModelAdmin):
         ("What is told", {"fields": ("events", "overdue_minutes", "all_machines", "machines")}),
         ("Recipients", {"fields": ("kind", *FORM_FIELDS)}),
     )
+
+    class Media:
+        js = ("machines/notification_rule.js",)
 
     def get_fieldsets(self, request: HttpRequest, obj: NotificationRule | None = None) -> Any:
         shown = super().get_fieldsets(request, obj)

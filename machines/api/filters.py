@@ -11,7 +11,7 @@ import django_filters
 from rest_framework.exceptions import ValidationError
 
 from machines.addresses import AddressError, normalise_mac
-from machines.models import AuditEntry, Delivery, Machine, NotificationRule, Rescue, RescueImage, Sighting
+from machines.models import Delivery, Machine, NotificationRule, Rescue, RescueImage
 from rescuesite.api.lists import MomentFilter, SearchFilter
 
 
@@ -36,10 +36,6 @@ class MachineFilter(django_filters.FilterSet):
     image = django_filters.CharFilter(field_name="image__name", label="The image that it names.")
     unverified = django_filters.BooleanFilter(method="is_unverified")
 
-    class Meta:
-        model = Machine
-        fields: list[str] = []
-
     def in_state(self, queryset: Any, name: str, state: str) -> Any:
         return queryset.with_status(state)
 
@@ -53,10 +49,6 @@ class ImageFilter(django_filters.FilterSet):
     architecture = django_filters.ChoiceFilter(choices=RescueImage.Architecture.choices)
     reports = django_filters.BooleanFilter()
 
-    class Meta:
-        model = RescueImage
-        fields: list[str] = []
-
 
 class RescueFilter(django_filters.FilterSet):
     machine = django_filters.CharFilter(field_name="machine__name", lookup_expr="iexact")
@@ -66,10 +58,6 @@ class RescueFilter(django_filters.FilterSet):
     enabled_by = django_filters.CharFilter(field_name="enabled_by_name")
     since = MomentFilter(field_name="enabled_at", lookup_expr="gte", label="Enabled then or later.")
     until = MomentFilter(field_name="enabled_at", lookup_expr="lt", label="Enabled before.")
-
-    class Meta:
-        model = Rescue
-        fields: list[str] = []
 
     def in_state(self, queryset: Any, name: str, state: str) -> Any:
         # As the JSON has it: what time has ended is ended, whatever is stored.
@@ -85,28 +73,16 @@ class AuditFilter(django_filters.FilterSet):
     since = MomentFilter(field_name="at", lookup_expr="gte", label="Then or later.")
     until = MomentFilter(field_name="at", lookup_expr="lt", label="Before.")
 
-    class Meta:
-        model = AuditEntry
-        fields: list[str] = []
-
 
 class SightingFilter(django_filters.FilterSet):
     mac = MACFilter()
     ignored = django_filters.BooleanFilter()
     since = MomentFilter(field_name="last_seen_at", lookup_expr="gte", label="Seen then or later.")
 
-    class Meta:
-        model = Sighting
-        fields: list[str] = []
-
 
 class NotificationRuleFilter(django_filters.FilterSet):
     active = django_filters.BooleanFilter(field_name="is_active")
     kind = django_filters.ChoiceFilter(choices=NotificationRule.Kind.choices)
-
-    class Meta:
-        model = NotificationRule
-        fields: list[str] = []
 
 
 class DeliveryFilter(django_filters.FilterSet):
@@ -116,7 +92,3 @@ class DeliveryFilter(django_filters.FilterSet):
     rule = django_filters.CharFilter(field_name="rule_name", label="The rule's name.")
     since = MomentFilter(field_name="created_at", lookup_expr="gte", label="Made then or later.")
     until = MomentFilter(field_name="created_at", lookup_expr="lt", label="Made before.")
-
-    class Meta:
-        model = Delivery
-        fields: list[str] = []

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
-from rest_framework import status
-from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.reverse import reverse
-from rest_framework.viewsets import GenericViewSet
 
 from machines.api import filters, serializers
 from machines.models import RescueImage
 from rescuesite.actors import actor_of
-from rescuesite.api.lists import FilteredLists
 from rescuesite.api.negotiation import BoundedJSONParser
-from rescuesite.api.views import NotStored
+from rescuesite.api.views import DeletableResource
 
 _BODY = {
     "multipart/form-data": serializers.ImageWriteSerializer,
@@ -30,10 +25,14 @@ _CHANGES = {
 
 
 @extend_schema_view(
-    list=extend_schema(summary="Rescue images"), retrieve=extend_schema(summary="One rescue image", filters=False)
+    list=extend_schema(summary="Rescue images"),
+    retrieve=extend_schema(summary="One rescue image", filters=False),
+    destroy=extend_schema(
+        summary="Delete an image", description="Machines that name it fall back to the default.", responses={204: None}
+    ),
 )
 @extend_schema(tags=["images"])
-class ImageViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, GenericViewSet[RescueImage]):
+class ImageViewSet(DeletableResource[RescueImage]):
     """Small systems to boot: a kernel with its initrds and command line, or an iPXE script to chain."""
 
     queryset = RescueImage.objects.all()
@@ -57,12 +56,10 @@ class ImageViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin,
 
     @extend_schema(summary="Add an image", request=_BODY, responses={201: serializers.ImageSerializer})
     def create(self, request: Request) -> Response:
-        order = serializers.ImageWriteSerializer(data=request.data)
-        order.is_valid(raise_exception=True)
+        order = serializers.ImageWriteSerializer.of(request)
         default = order.validated_data.get("default", False)
         image = RescueImage.objects.add(order.values(), order.uploads(), actor_of(request), default=default)
-        where = reverse("images-detail", args=[image.name], request=request)
-        return Response(self.get_serializer(image).data, status.HTTP_201_CREATED, headers={"Location": where})
+        return self.created(image, image.name)
 
     @extend_schema(
         summary="Change what is named",
@@ -72,15 +69,7 @@ class ImageViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin,
     )
     def partial_update(self, request: Request, name: str) -> Response:
         image = self.get_object()
-        order = serializers.ImageWriteSerializer(image, data=request.data, partial=True)
-        order.is_valid(raise_exception=True)
+        order = serializers.ImageWriteSerializer.of(request, image, partial=True)
         default = order.validated_data.get("default")
         image.revise(order.values(), order.uploads(), actor_of(request), default=default)
         return Response(self.get_serializer(image).data)
-
-    @extend_schema(
-        summary="Delete an image", description="Machines that name it fall back to the default.", responses={204: None}
-    )
-    def destroy(self, request: Request, name: str) -> Response:
-        self.get_object().delete_audited(actor_of(request))
-        return Response(status=status.HTTP_204_NO_CONTENT)

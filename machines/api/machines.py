@@ -10,23 +10,18 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema
 from rest_framework import status
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound, ValidationError
-from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.reverse import reverse
-from rest_framework.viewsets import GenericViewSet
 
 from machines.addresses import AddressError, normalise_mac, parse_ip
 from machines.api import filters, serializers
 from machines.models import Machine, Rescue
 from machines.models.machine import ENABLE_RESCUE, MACHINE_NAME
-from machines.models.rescue_terms import NoActiveRescueError, RescueError
+from machines.models.rescue_terms import NoActiveRescueError, RescueRequest
 from machines.preview import imagined, likely_request
 from machines.timeline import machine_timeline
 from rescuesite.actors import actor_of
-from rescuesite.api.exceptions import ConflictError
-from rescuesite.api.lists import FilteredLists
-from rescuesite.api.views import NotStored
+from rescuesite.api.views import DeletableResource
 
 _TAGS = ["machines"]
 _IMAGINED = {
@@ -38,10 +33,12 @@ _IMAGINED = {
 
 
 @extend_schema_view(
-    list=extend_schema(summary="Machines, by name"), retrieve=extend_schema(summary="One machine", filters=False)
+    list=extend_schema(summary="Machines, by name"),
+    retrieve=extend_schema(summary="One machine", filters=False),
+    destroy=extend_schema(summary="Delete a machine; its rescue ends", responses={204: None}),
 )
 @extend_schema(tags=_TAGS)
-class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, GenericViewSet[Machine]):
+class MachineViewSet(DeletableResource[Machine]):
     """Servers that can be rescued."""
 
     queryset = Machine.objects.all()
@@ -77,11 +74,8 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
         responses={201: serializers.MachineSerializer},
     )
     def create(self, request: Request) -> Response:
-        order = serializers.MachineWriteSerializer(data=request.data)
-        order.is_valid(raise_exception=True)
-        machine = order.add(actor_of(request))
-        where = reverse("machines-detail", args=[machine.name], request=request)
-        return Response(self.get_serializer(machine).data, status.HTTP_201_CREATED, headers={"Location": where})
+        machine = serializers.MachineWriteSerializer.of(request).add(actor_of(request))
+        return self.created(machine, machine.name)
 
     @extend_schema(
         summary="Replace a machine: what is not named is emptied", request=serializers.MachineWriteSerializer
@@ -95,16 +89,9 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
 
     def _revised(self, request: Request, *, whole: bool) -> Response:
         machine = self.get_object()
-        order = serializers.MachineWriteSerializer(machine, data=request.data, partial=not whole)
-        order.is_valid(raise_exception=True)
+        order = serializers.MachineWriteSerializer.of(request, machine, partial=not whole)
         order.revise(machine, actor_of(request), whole=whole)
         return Response(self.get_serializer(machine).data)
-
-    @extend_schema(summary="Delete a machine; its rescue ends", responses={204: None})
-    def destroy(self, request: Request, name: str) -> Response:
-        machine = self.get_object()
-        machine.delete_audited(actor_of(request))
-        return Response(status=status.HTTP_204_NO_CONTENT)
 
     # Its rescue
 
@@ -125,12 +112,8 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
     @rescue.mapping.post
     def enable(self, request: Request, name: str) -> Response:
         machine = self.get_object()
-        order = serializers.RescueWriteSerializer(data=request.data)
-        order.is_valid(raise_exception=True)
-        try:
-            rescue = Rescue.objects.enable(machine, order.order(), actor_of(request))
-        except RescueError as error:
-            raise ConflictError(str(error)) from error
+        order = RescueRequest(**serializers.RescueWriteSerializer.of(request).validated_data)
+        rescue = Rescue.objects.enable(machine, order, actor_of(request))
         return Response(serializers.EnabledRescueSerializer(rescue).data, status.HTTP_201_CREATED)
 
     @extend_schema(
@@ -141,12 +124,8 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
     @rescue.mapping.delete
     def disable(self, request: Request, name: str) -> Response:
         rescue = self._active_rescue()
-        order = serializers.DisableSerializer(data=request.data)
-        order.is_valid(raise_exception=True)
-        try:
-            rescue.disable(actor_of(request), order.validated_data.get("reason", ""))
-        except RescueError as error:
-            raise ConflictError(str(error)) from error
+        order = serializers.DisableSerializer.of(request)
+        rescue.disable(actor_of(request), order.validated_data.get("reason", ""))
         return Response(serializers.RescueSerializer(rescue).data)
 
     @extend_schema(
@@ -158,18 +137,15 @@ class MachineViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixi
     @action(detail=True, methods=["post"], url_path="rescue/try-again")
     def try_again(self, request: Request, name: str) -> Response:
         rescue = self._active_rescue()
-        try:
-            rescue.try_again(actor_of(request))
-        except RescueError as error:
-            raise ConflictError(str(error)) from error
+        rescue.try_again(actor_of(request))
         return Response(serializers.RescueSerializer(rescue).data)
 
     def _active_rescue(self) -> Rescue:
-        """The machine's active rescue. Raises ConflictError."""
+        """The machine's active rescue. Raises NoActiveRescueError."""
         machine: Machine = self.get_object()
         rescue = machine.rescues.active().select_related("machine").first()
         if rescue is None:
-            raise ConflictError(str(NoActiveRescueError(machine)))
+            raise NoActiveRescueError(machine)
         return rescue
 
     # What it would be told, and what happened to it

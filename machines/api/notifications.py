@@ -6,19 +6,15 @@ from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import status
 from rest_framework.decorators import action
-from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.reverse import reverse
-from rest_framework.viewsets import GenericViewSet
 
 from machines.api import filters
 from machines.api import notification_serializers as serializers
 from machines.models import Delivery, NotificationRule
 from rescuesite.actors import actor_of
 from rescuesite.api.exceptions import ConflictError
-from rescuesite.api.lists import FilteredLists
-from rescuesite.api.views import NotStored
+from rescuesite.api.views import DeletableResource, Resource
 
 _NUMBER = "[0-9]{1,18}"
 
@@ -26,11 +22,10 @@ _NUMBER = "[0-9]{1,18}"
 @extend_schema_view(
     list=extend_schema(summary="Notification rules, by name"),
     retrieve=extend_schema(summary="One notification rule", filters=False),
+    destroy=extend_schema(summary="Delete a rule; what waits because of it is given up", responses={204: None}),
 )
 @extend_schema(tags=["notifications"])
-class NotificationRuleViewSet(
-    NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, GenericViewSet[NotificationRule]
-):
+class NotificationRuleViewSet(DeletableResource[NotificationRule]):
     """Whom to tell, of which events, of which machines."""
 
     queryset = NotificationRule.objects.all()
@@ -60,12 +55,8 @@ class NotificationRuleViewSet(
         responses={201: serializers.NewNotificationRuleSerializer},
     )
     def create(self, request: Request) -> Response:
-        order = serializers.NotificationRuleWriteSerializer(data=request.data)
-        order.is_valid(raise_exception=True)
-        rule = order.add(actor_of(request))
-        where = reverse("notification-rules-detail", args=[rule.pk], request=request)
-        shown = serializers.NewNotificationRuleSerializer(rule).data
-        return Response(shown, status.HTTP_201_CREATED, headers={"Location": where})
+        rule = serializers.NotificationRuleWriteSerializer.of(request).add(actor_of(request))
+        return self.created(rule, rule.pk, serializers.NewNotificationRuleSerializer(rule).data)
 
     @extend_schema(summary="Replace a rule", request=serializers.NotificationRuleWriteSerializer)
     def update(self, request: Request, pk: str) -> Response:
@@ -77,15 +68,9 @@ class NotificationRuleViewSet(
 
     def _revised(self, request: Request, *, whole: bool) -> Response:
         rule = self.get_object()
-        order = serializers.NotificationRuleWriteSerializer(data=request.data, partial=not whole)
-        order.is_valid(raise_exception=True)
+        order = serializers.NotificationRuleWriteSerializer.of(request, partial=not whole)
         order.revise(rule, actor_of(request), whole=whole)
         return Response(self.get_serializer(self.get_object()).data)
-
-    @extend_schema(summary="Delete a rule; what waits because of it is given up", responses={204: None})
-    def destroy(self, request: Request, pk: str) -> Response:
-        self.get_object().delete_audited(actor_of(request))
-        return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(
         summary="Send a test, to see whether it arrives", request=None, responses={202: serializers.DeliverySerializer}
@@ -113,7 +98,7 @@ class NotificationRuleViewSet(
     retrieve=extend_schema(summary="One message, with its tries", filters=False),
 )
 @extend_schema(tags=["notifications"])
-class DeliveryViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, GenericViewSet[Delivery]):
+class DeliveryViewSet(Resource[Delivery]):
     """What was sent, or waits to be."""
 
     queryset = Delivery.objects.all()

@@ -11,11 +11,12 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from machines import representation
+from machines import machine_fields, representation
+from machines.machine_fields import NETWORK_FIELDS, TEXTS
 from machines.models import Actor, AuditEntry, ImageFile, Machine, Rescue, RescueImage, Sighting, StoredFile
 from machines.models.identity import IDENTITY_NAMES
 from machines.models.image import Upload
-from machines.models.rescue_terms import MAX_REASON, MAX_TRIES, RescueRequest
+from machines.models.rescue_terms import MAX_REASON, MAX_TRIES
 from machines.models.validation import Errors, collecting
 from machines.timeline import Event
 from rescuesite.api.errors import renamed
@@ -23,8 +24,6 @@ from rescuesite.api.serializers import ReadSerializer, WriteSerializer
 
 #: No machine has more network cards, or asks from more places.
 _MANY = 100
-#: The model's fields of a rescue network.
-_NETWORK = ("static_addresses", "gateways", "dns_servers")
 STATES = ("local", *(state for state in Rescue.State.values if state != Rescue.State.ENDED))
 
 
@@ -53,13 +52,14 @@ class MachineSerializer(ReadSerializer[Machine]):
     image = serializers.CharField(allow_null=True, help_text="Null: the default image.")
     identity = serializers.DictField(child=serializers.CharField())
     rescue_network = RescueNetworkSerializer()
-    notes = serializers.CharField()
     state = serializers.ChoiceField(STATES)
     unverified = serializers.BooleanField(help_text="Whoever knows a MAC of it can ask in its name.")
     last_seen = serializers.DateTimeField(allow_null=True)
 
-    def represent(self, instance: Machine) -> dict[str, Any]:
-        return representation.machine_json(instance)
+    represent = staticmethod(representation.machine_json)
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        return super().get_fields() | {name: serializers.CharField() for name in TEXTS}
 
 
 @extend_schema_field(
@@ -85,39 +85,35 @@ class MachineWriteSerializer(WriteSerializer):
     )
     identity = IdentityField(child=serializers.CharField(), required=False)
     rescue_network = RescueNetworkSerializer(required=False)
-    notes = serializers.CharField(required=False, allow_blank=True, max_length=10_000)
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        text: dict[str, Any] = {"required": False, "allow_blank": True, "max_length": 10_000}
+        return super().get_fields() | {name: serializers.CharField(**text) for name in TEXTS}
 
     def check(self, values: dict[str, Any], exclude: Collection[str]) -> None:
         machine = Machine.objects.get(pk=self.instance.pk) if self.instance else Machine()
-        left_out = {*exclude} | (
-            {"static_addresses", "gateways", "dns_servers"} if "rescue_network" in exclude else set()
-        )
         try:
-            machine.take(values, left_out)
+            machine.take(values, [*exclude, *(NETWORK_FIELDS if "rescue_network" in exclude else ())])
         except ValidationError as error:
             raise _renamed(error) from error
 
     def add(self, actor: Actor) -> Machine:
         """Raises ValidationError."""
-        values = dict(self.validated_data)
-        name, macs, networks = values.pop("name"), values.pop("macs", []), values.pop("allowed_networks", [])
         try:
-            return Machine.objects.add(name, macs=macs, allowed_networks=networks, actor=actor, **values)
+            return Machine.objects.add(actor=actor, **self.validated_data)
         except ValidationError as error:
             raise _renamed(error) from error
 
     def revise(self, machine: Machine, actor: Actor, *, whole: bool) -> None:
         """Change what is named; the `whole` machine: what is not named is emptied. Raises ValidationError."""
-        empty: dict[str, Any] = {"macs": [], "allowed_networks": [], "image": None, "identity": {}, "notes": ""}
-        empty |= {"rescue_network": {}}
         try:
-            machine.revise((empty if whole else {}) | dict(self.validated_data), actor)
+            machine.revise((machine_fields.empty() if whole else {}) | dict(self.validated_data), actor)
         except ValidationError as error:
             raise _renamed(error) from error
 
 
 def _renamed(error: ValidationError) -> ValidationError:
-    return renamed(error, dict.fromkeys(_NETWORK, "rescue_network"))
+    return renamed(error, dict.fromkeys(NETWORK_FIELDS, "rescue_network"))
 
 
 class PreviewSerializer(serializers.Serializer[Any]):
@@ -142,8 +138,7 @@ class EventSerializer(ReadSerializer[Event]):
     repeated_at = serializers.DateTimeField(allow_null=True, help_text="The last time of several.")
     facts = FactSerializer(many=True)
 
-    def represent(self, instance: Event) -> dict[str, Any]:
-        return representation.event_json(instance)
+    represent = staticmethod(representation.event_json)
 
 
 # Rescues
@@ -168,8 +163,7 @@ class RescueSerializer(ReadSerializer[Rescue]):
         help_text=f"Power-ons that got its script since it was last up; after {MAX_TRIES} the machine boots its disk."
     )
 
-    def represent(self, instance: Rescue) -> dict[str, Any]:
-        return representation.rescue_json(instance)
+    represent = staticmethod(representation.rescue_json)
 
 
 class EnabledRescueSerializer(RescueSerializer):
@@ -178,8 +172,7 @@ class EnabledRescueSerializer(RescueSerializer):
     password = serializers.CharField(required=False, help_text="Of root, where one was asked for; shown this once.")
     warnings = serializers.ListField(child=serializers.CharField())
 
-    def represent(self, instance: Rescue) -> dict[str, Any]:
-        return representation.enabled_rescue_json(instance)
+    represent = staticmethod(representation.enabled_rescue_json)
 
 
 class RescueWriteSerializer(WriteSerializer):
@@ -204,11 +197,6 @@ class RescueWriteSerializer(WriteSerializer):
         if moment and moment > timezone.now() + timedelta(days=365 * 100):
             raise serializers.ValidationError("This is too far away.")
         return moment
-
-    def order(self) -> RescueRequest:
-        values: dict[str, Any] = dict(self.validated_data)
-        until = Rescue.Lifetime.UNTIL if values.get("expires_at") else Rescue.Lifetime.ONE_BOOT
-        return RescueRequest(**({"lifetime": until} | values))
 
 
 class DisableSerializer(WriteSerializer):
@@ -235,8 +223,7 @@ class ImageSerializer(ReadSerializer[RescueImage]):
     default = serializers.BooleanField()
     files = ImageFileSerializer(many=True)
 
-    def represent(self, instance: RescueImage) -> dict[str, Any]:
-        return representation.image_json(instance)
+    represent = staticmethod(representation.image_json)
 
 
 class ImageWriteSerializer(WriteSerializer):
@@ -325,8 +312,7 @@ class AuditSerializer(ReadSerializer[AuditEntry]):
     count = serializers.IntegerField()
     details = serializers.DictField()
 
-    def represent(self, instance: AuditEntry) -> dict[str, Any]:
-        return representation.audit_json(instance)
+    represent = staticmethod(representation.audit_json)
 
 
 class SightingSerializer(ReadSerializer[Sighting]):
@@ -339,5 +325,4 @@ class SightingSerializer(ReadSerializer[Sighting]):
     said = serializers.DictField(child=serializers.CharField(), help_text="Nobody vouches for it.")
     ignored = serializers.BooleanField()
 
-    def represent(self, instance: Sighting) -> dict[str, Any]:
-        return representation.sighting_json(instance)
+    represent = staticmethod(representation.sighting_json)

@@ -30,10 +30,10 @@ def rescue_archive(rescue: Rescue, base_url: str | None) -> bytes:
     }
     if base_url:
         values["report_url"] = f"{base_url}/boot/{rescue.token}/up"
-    if rescue.machine.static_addresses:
-        values["network_address"] = rescue.machine.static_addresses
-        values["network_gateway"] = rescue.machine.gateways
-        values["network_dns"] = rescue.machine.dns_servers
+    if rescue.machine.rescue_network_addresses:
+        values["network_address"] = rescue.machine.rescue_network_addresses
+        values["network_gateway"] = rescue.machine.rescue_network_gateways
+        values["network_dns"] = rescue.machine.rescue_network_dns
     if base_url and rescue.password_hash and not rescue.machine.is_unverified:
         values["password_hash"] = rescue.password_hash
     files = {"root/.ssh/authorized_keys": (0o600, authorized_keys(rescue).encode())}

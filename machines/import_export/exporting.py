@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from machines.import_export import csv_text
 from machines.import_export.reading import COLUMNS
+from machines.machine_fields import TEXTS
 from machines.models import Machine
 
 
@@ -25,6 +26,6 @@ def _rows(machines: Iterable[Machine]) -> Iterator[Iterable[str]]:
             "serial": machine.identity.get("serial", ""),
             "image": machine.image.name if machine.image else "",
             # A line break of another kind would end the row for some readers; importing compares lines.
-            "notes": machine.notes.replace("\r\n", "\n").replace("\r", "\n"),
+            **{name: getattr(machine, name).replace("\r\n", "\n").replace("\r", "\n") for name in TEXTS},
         }
         yield [values[column] for column in COLUMNS]

@@ -13,26 +13,17 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 
-from machines import smbios
+from machines import machine_fields, smbios
 from machines.addresses import AddressError, normalise_mac, normalise_network
 from machines.import_export.rows import BulkError, Contents, Problem, Row
 from machines.import_export.statements import Statements, next_numbers
+from machines.machine_fields import ALWAYS_EDITABLE, NETWORK_FIELDS, TEXTS
 from machines.models import Actor, AllowedNetwork, AuditEntry, MACAddress, Machine, Rescue, RescueImage, Sighting
 from machines.models.audit import differences
 from machines.models.identity import check_identity
 from machines.models.machine import ENABLE_RESCUE, MachineLockedError
 
 _BATCH = 500
-#: A machine of which nothing is said; as `Machine.snapshot`.
-_NEW: dict[str, Any] = {
-    "name": "",
-    "macs": [],
-    "allowed_networks": [],
-    "image": None,
-    "identity": {},
-    "rescue_network": {"addresses": [], "gateways": [], "dns": []},
-    "notes": "",
-}
 #: Columns that are parts of an identity.
 _IDENTITY = ("uuid", "serial")
 
@@ -131,9 +122,9 @@ def _hold(contents: Contents) -> None:
         list(part.select_for_update(no_key=True, of=("self",)).order_by("pk").values_list("pk"))
 
 
-def _lines(notes: str) -> list[str]:
-    """Notes as they are compared: browsers and spreadsheets write line breaks in their own way."""
-    return notes.strip().splitlines()
+def _lines(text: str) -> list[str]:
+    """A text as it is compared: browsers and spreadsheets write line breaks in their own way."""
+    return text.strip().splitlines()
 
 
 def _told(value: Any) -> str:
@@ -172,7 +163,7 @@ class _Planner:
             told = smbios.telling(change.after["identity"]) if "identity" in change.differing else ()
             if any(held.get(value, change.machine.pk) != change.machine.pk for value in told):
                 self._wrong(change.row, "A machine whose rescue is active is told from others by this.")
-            if change.machine.pk in self.locked and {*change.differing} - {"notes"}:
+            if change.machine.pk in self.locked and {*change.differing} - ALWAYS_EDITABLE:
                 self._wrong(change.row, str(MachineLockedError(change.machine.name)))
         if self.problems:
             raise BulkError(self.problems)
@@ -190,18 +181,19 @@ class _Planner:
     def _change(self, row: Row, name: str) -> Change:
         machine = self.there.get(name.lower())
         before = machine.snapshot() if machine else None
-        after = dict(before or _NEW)
+        after = dict(before or machine_fields.empty())
         after["name"] = name
         after |= self._addresses(row, "macs", "macs", normalise_mac)
         after |= self._addresses(row, "networks", "allowed_networks", normalise_network)
-        if _lines(row.values.get("notes", after["notes"])) != _lines(after["notes"]):
-            after["notes"] = row.values["notes"]
+        for text in TEXTS:
+            if _lines(row.values.get(text, after[text])) != _lines(after[text]):
+                after[text] = row.values[text]
         if "image" in row.values:
             after["image"] = row.values["image"] or None
             if after["image"] and after["image"] not in self.images:
                 self._wrong(row, f"There is no image “{after['image']}”.")
         after["identity"] = self._identity(row, after["identity"])
-        self._check(row, Machine(name=name, notes=after["notes"]))
+        self._check(row, Machine(name=name, **{text: after[text] for text in TEXTS}))
         return Change(row, machine or Machine(), before, after)
 
     def _identity(self, row: Row, stored: dict[str, str]) -> dict[str, str]:
@@ -237,7 +229,7 @@ class _Planner:
 
     def _check(self, row: Row, machine: Machine) -> None:
         try:
-            machine.clean_fields(exclude=["image", "identity", "static_addresses", "gateways", "dns_servers"])
+            machine.clean_fields(exclude=["image", "identity", *NETWORK_FIELDS])
         except ValidationError as error:
             texts = error.message_dict.items() if hasattr(error, "error_dict") else [("", error.messages)]
             for field_, messages in texts:
@@ -282,14 +274,14 @@ def _statements(planned: Plan, actor: Actor) -> Statements:
     images = {image.name: image for image in RescueImage.objects.all()}
     changes = [*planned.added, *planned.changed]
     for change in changes:
-        for name in ("name", "identity", "notes"):
+        for name in ("name", "identity", *TEXTS):
             setattr(change.machine, name, change.after[name])
         change.machine.image = images.get(change.after["image"] or "")
     for change, number in zip(planned.added, next_numbers(Machine, len(planned.added)), strict=True):
         change.machine.pk = number
     statements = Statements()
     statements.insert([change.machine for change in planned.added])
-    statements.update([change.machine for change in planned.changed], ["name", "image", "identity", "notes"])
+    statements.update([change.machine for change in planned.changed], ["name", "image", "identity", *TEXTS])
     _parts(statements, planned, MACAddress, "address", "macs")
     _parts(statements, planned, AllowedNetwork, "network", "allowed_networks")
     statements.delete(Sighting, "mac", [mac for change in changes for mac in change.after["macs"]])

@@ -10,9 +10,10 @@ import re
 from machines.import_export.csv_text import unguarded
 from machines.import_export.php import is_php, read_php
 from machines.import_export.rows import BulkError, Contents, Problem, Row
+from machines.machine_fields import TEXTS
 
 #: What a table may have; only `name` must be there.
-COLUMNS = ("name", "macs", "networks", "uuid", "serial", "image", "notes")
+COLUMNS = ("name", "macs", "networks", "uuid", "serial", "image", *TEXTS)
 #: More than it is not a table of machines. In bytes.
 MAX_BYTES = 20 << 20
 _DELIMITERS = (",", ";", "\t")

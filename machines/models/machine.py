@@ -17,10 +17,11 @@ from django.db.models.functions import Length, Lower
 from django.utils import timezone
 from django.utils.functional import cached_property
 
-from machines import smbios
+from machines import machine_fields, smbios
 from machines.addresses import AddressError, IPNetwork, normalise_mac, normalise_network, parse_network, with_usual_macs
 from machines.boot.decide import MachineFacts, address_objection, identity_objection
 from machines.boot.request import MAX_VALUE, BootRequest
+from machines.machine_fields import ALWAYS_EDITABLE, NETWORK_FIELDS, NETWORK_PARTS, TEXTS
 from machines.models.audit import Actor, AuditEntry, differences
 from machines.models.fields import HostsField, InterfacesField, MACAddressField, NetworkField
 from machines.models.identity import IDENTITY_NAMES, IdentityField
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
     from django.contrib.auth.models import AnonymousUser
 
-    from machines.models.image import RescueImage
 MACHINE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
 #: The permission to switch rescue on and off.
@@ -55,34 +55,14 @@ class MachineLockedError(PermissionDenied):
 
 
 class MachineQuerySet(models.QuerySet["Machine"]):
-    def add(
-        self,
-        name: str,
-        *,
-        macs: list[str],
-        allowed_networks: list[str],
-        actor: Actor,
-        image: RescueImage | None = None,
-        identity: dict[str, str] | None = None,
-        rescue_network: Mapping[str, Sequence[str]] | None = None,
-        notes: str = "",
-    ) -> Machine:
+    def add(self, name: str, *, actor: Actor, **values: Any) -> Machine:
         """Add a machine with its addresses and its audit entry; all or nothing.
 
-        `rescue_network`: the rescue system's `addresses`, `gateways` and `dns`. Raises ValidationError for a name or
-        an address that is taken or none.
+        `values` are those of `Machine.revise`. Raises ValidationError for a name or an address that is taken or none.
         """
         with transaction.atomic():
             machine = Machine()
-            values: dict[str, Any] = {
-                "name": name,
-                "image": image,
-                "identity": identity or {},
-                "notes": notes,
-                "macs": macs,
-            }
-            values |= {"allowed_networks": allowed_networks, "rescue_network": rescue_network or {}}
-            addresses = machine.take(values)
+            addresses = machine.take(machine_fields.empty() | {"name": name} | values)
             machine.check_identity_is_free(actor)
             machine.save(force_insert=True)
             machine._store(addresses)
@@ -138,15 +118,8 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         found = self
         for part in with_usual_macs(text).split():
             fields = (
-                *(
-                    "name",
-                    "macs__address",
-                    "allowed_networks__network",
-                    "contact__ip",
-                    "contact__source",
-                    "contact__serial",
-                ),
-                *("contact__uuid", "identity__serial", "identity__uuid", "notes"),
+                *("name", "macs__address", "allowed_networks__network", "contact__ip", "contact__source"),
+                *("contact__serial", "contact__uuid", "identity__serial", "identity__uuid", *TEXTS),
             )
             any_of_them = Q(*((f"{field}__icontains", part) for field in fields), _connector=Q.OR)
             found = found.filter(pk__in=Machine.objects.filter(any_of_them).order_by().values("pk"))
@@ -210,13 +183,13 @@ class Machine(models.Model):
         f"Known: {', '.join(IDENTITY_NAMES)} (its beginning).",
     )
     # How the rescue system gets on the network; without an address it asks DHCP.
-    static_addresses = InterfacesField(
+    rescue_network_addresses = InterfacesField(
         "address",
         help_text="Of the rescue system, with its prefix length: 192.0.2.7/24. Several are separated by spaces. "
         "Empty: DHCP.",
     )
-    gateways = HostsField("gateway", help_text="One for IPv4, one for IPv6.")
-    dns_servers = HostsField("DNS servers", help_text="Separated by spaces.")
+    rescue_network_gateways = HostsField("gateway", help_text="One for IPv4, one for IPv6.")
+    rescue_network_dns = HostsField("DNS servers", help_text="Separated by spaces.")
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -237,20 +210,21 @@ class Machine(models.Model):
 
     def clean(self) -> None:
         """Raise ValidationError where the rescue system's network does not fit together."""
-        if not self.static_addresses:
-            lost = [name for name in ("gateways", "dns_servers") if getattr(self, name)]
-            if lost:
+        if not self.rescue_network_addresses:
+            if lost := [name for name in NETWORK_FIELDS if getattr(self, name)]:
                 raise ValidationError(
                     dict.fromkeys(lost, "Only together with an address; with DHCP, DHCP says this too.")
                 )
             return
-        interfaces = [ip_interface(word) for word in self.static_addresses.split()]
-        for gateway in map(ip_address, self.gateways.split()):
-            near = gateway.is_link_local or any(gateway in interface.network for interface in interfaces)
-            if not near:
-                raise ValidationError({"gateways": f"{gateway} is in none of the networks of the addresses above."})
-            if any(gateway == interface.ip for interface in interfaces):
-                raise ValidationError({"gateways": f"{gateway} is the machine's own address."})
+        interfaces = [ip_interface(word) for word in self.rescue_network_addresses.split()]
+        for gateway in map(ip_address, self.rescue_network_gateways.split()):
+            wrong = ""
+            if not gateway.is_link_local and not any(gateway in interface.network for interface in interfaces):
+                wrong = f"{gateway} is in none of the networks of the addresses above."
+            elif any(gateway == interface.ip for interface in interfaces):
+                wrong = f"{gateway} is the machine's own address."
+            if wrong:
+                raise ValidationError({"rescue_network_gateways": wrong})
 
     def lock(self) -> bool:
         """Hold the machine's row for the rest of the transaction; False where it has been deleted.
@@ -335,7 +309,7 @@ class Machine(models.Model):
             changes = differences(before, self.snapshot())
             if not changes:
                 return False
-            if is_locked and changes["after"].keys() - {"notes"}:
+            if is_locked and changes["after"].keys() - ALWAYS_EDITABLE:
                 raise MachineLockedError(before["name"])
             self.adopt_sightings()
             AuditEntry.objects.record(
@@ -353,12 +327,11 @@ class Machine(models.Model):
         Raises ValidationError with the errors of all fields. What is in `exclude` is not looked at.
         """
         errors: Errors = {}
-        for name in ("name", "image", "identity", "notes"):
+        for name in ("name", "image", "identity", *TEXTS):
             setattr(self, name, values.get(name, getattr(self, name)))
         if (network := values.get("rescue_network")) is not None:
-            self.static_addresses = " ".join(network.get("addresses", ()))
-            self.gateways = " ".join(network.get("gateways", ()))
-            self.dns_servers = " ".join(network.get("dns", ()))
+            for part, field in zip(NETWORK_PARTS, NETWORK_FIELDS, strict=True):
+                setattr(self, field, " ".join(network.get(part, ())))
         with collecting(errors):
             self.full_clean(exclude={*exclude})
         addresses = {}
@@ -487,11 +460,9 @@ class Machine(models.Model):
             "image": self.image.name if self.image else None,
             "identity": self.identity,
             "rescue_network": {
-                "addresses": self.static_addresses.split(),
-                "gateways": self.gateways.split(),
-                "dns": self.dns_servers.split(),
+                part: getattr(self, field).split() for part, field in zip(NETWORK_PARTS, NETWORK_FIELDS, strict=True)
             },
-            "notes": self.notes,
+            **{name: getattr(self, name) for name in TEXTS},
         }
 
 

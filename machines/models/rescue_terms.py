@@ -132,7 +132,8 @@ def tidy_reason(reason: str) -> str:
 class RescueRequest:
     """What staff choose when they enable a rescue."""
 
-    lifetime: str = "one-boot"
+    #: Empty: one boot, or until `expires_at` where that is given.
+    lifetime: str = ""
     expires_at: datetime | None = None
     image: RescueImage | None = None
     reason: str = ""
@@ -140,7 +141,13 @@ class RescueRequest:
     password: bool = False
 
     def checked(self, now: datetime) -> RescueRequest:
-        """Return the order, its reason tidied. Raises ValidationError, by field, for what makes no sense at `now`."""
+        """Return the request with its lifetime, and its reason tidied.
+
+        Raises ValidationError, by field, for what makes no sense at `now`.
+        """
+        if not self.lifetime:
+            lifetime = Lifetime.UNTIL if self.expires_at else Lifetime.ONE_BOOT
+            return replace(self, lifetime=lifetime).checked(now)
         if self.lifetime not in Lifetime.values:
             raise ValidationError({"lifetime": f"Choose one of: {', '.join(Lifetime.values)}."})
         if self.lifetime == Lifetime.UNTIL and not self.expires_at:

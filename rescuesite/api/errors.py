@@ -18,6 +18,9 @@ from rest_framework.exceptions import ValidationError as APIValidationError
 from rest_framework.response import Response
 from rest_framework.views import exception_handler, set_rollback
 
+from machines.models.rescue_terms import RescueError
+from rescuesite.api.exceptions import ConflictError
+
 logger = logging.getLogger(__name__)
 
 DETAIL = "detail"
@@ -28,6 +31,8 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's EXCEPTION_HANDLER."""
     if isinstance(error, ValidationError):
         error = APIValidationError(_by_field(error))
+    elif isinstance(error, RescueError):
+        error = ConflictError(str(error))
     response = exception_handler(error, context)
     if response is None:
         return _fault(error, context)

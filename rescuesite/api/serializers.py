@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from rest_framework import serializers
+from rest_framework.request import Request
 
 from machines.models.validation import Errors, collecting
 
@@ -14,11 +15,10 @@ T = TypeVar("T")
 
 
 class ReadSerializer(serializers.Serializer[T]):
-    """What an answer holds: `represent` says it, and what is not declared as a field is not sent."""
+    """What an answer holds: `represent` gives a value for each field; what is not declared as a field is not sent."""
 
-    def represent(self, instance: T) -> dict[str, Any]:
-        """The answer's values, one for each field."""
-        raise NotImplementedError
+    #: A function of `representation`, as a staticmethod, or a method.
+    represent: ClassVar[Callable[..., dict[str, Any]]]
 
     def to_representation(self, instance: T) -> dict[str, Any]:
         return super().to_representation(self.represent(instance))  # type: ignore[arg-type]
@@ -26,6 +26,13 @@ class ReadSerializer(serializers.Serializer[T]):
 
 class WriteSerializer(serializers.Serializer[Any]):
     """What a request orders. A misspelt field is an error, instead of an order other than was meant."""
+
+    @classmethod
+    def of(cls, request: Request, instance: Any = None, *, partial: bool = False) -> Self:
+        """The order that a request holds. Raises DRF's ValidationError."""
+        order = cls(instance, data=request.data, partial=partial)
+        order.is_valid(raise_exception=True)
+        return order
 
     def check(self, values: dict[str, Any], exclude: Collection[str]) -> None:
         """What the model objects to, where fields `exclude` are wrong already. Raises Django's ValidationError."""

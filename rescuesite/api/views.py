@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+from django.db.models import Model
 from django.urls import Resolver404, resolve
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from rest_framework import status
 from rest_framework.exceptions import NotFound
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.permissions import AllowAny, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 from rest_framework.views import APIView
+from rest_framework.viewsets import GenericViewSet
+
+from rescuesite.actors import actor_of
+from rescuesite.api.lists import FilteredLists
+
+M = TypeVar("M", bound=Model)
 
 #: The resources' lists, by the names that their routes have.
 LISTS = (
@@ -28,6 +37,25 @@ class NotStored(APIView):
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         response.headers.setdefault("Cache-Control", "no-store")
         return super().finalize_response(request, response, *args, **kwargs)
+
+
+class Resource(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, GenericViewSet[M]):
+    """What has a list, and an address of its own for each row."""
+
+    def created(self, row: Any, name: Any, shown: Any = None) -> Response:
+        """The answer to a POST that made `row`, whose address ends in `name`; `shown`: more than is read there."""
+        where = reverse(f"{self.basename}-detail", args=[name], request=self.request)
+        data = self.get_serializer(row).data if shown is None else shown
+        return Response(data, status.HTTP_201_CREATED, headers={"Location": where})
+
+
+class DeletableResource(Resource[M]):
+    """Its rows are deleted by DELETE, with an audit entry."""
+
+    def destroy(self, request: Request, **kwargs: Any) -> Response:
+        row: Any = self.get_object()
+        row.delete_audited(actor_of(request))
+        return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 @extend_schema(exclude=True)

@@ -11,7 +11,7 @@ import django_filters
 from django import forms
 
 from rescuesite.api.lists import SearchFilter
-from roms.models import TARGETS, Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Profile
+from roms.models import TARGETS, FlashKind, JobState, Profile
 
 
 class NumberOfJobFilter(django_filters.Filter):
@@ -40,10 +40,6 @@ class BuildFilter(JobFilter):
     profile = django_filters.ChoiceFilter(choices=Profile.choices)
     script_sha256 = django_filters.CharFilter()
 
-    class Meta:
-        model = Build
-        fields: list[str] = []
-
 
 class FlashJobFilter(JobFilter):
     action = django_filters.ChoiceFilter(choices=FlashKind.choices)
@@ -51,18 +47,10 @@ class FlashJobFilter(JobFilter):
     machine = django_filters.CharFilter(field_name="machine_name", lookup_expr="iexact")
     build = NumberOfJobFilter(field_name="build_id")
 
-    class Meta:
-        model = FlashJob
-        fields: list[str] = []
-
 
 class CardFilter(django_filters.FilterSet):
     q = SearchFilter(label="Words that are in its name, PCI id, driver or programmer, like “intel 1229”.")
     flashable = django_filters.BooleanFilter(method="can_be_flashed", label="Whether flashrom can write to it.")
-
-    class Meta:
-        model = Card
-        fields: list[str] = []
 
     def can_be_flashed(self, queryset: Any, name: str, wanted: bool) -> Any:
         return queryset.flashable() if wanted else queryset.filter(programmer="")
@@ -75,7 +63,3 @@ class InstalledROMFilter(django_filters.FilterSet):
     outdated = django_filters.BooleanFilter(
         field_name="is_outdated", label="Whether a later build for such a card embeds another script."
     )
-
-    class Meta:
-        model = InstalledROM
-        fields: list[str] = []

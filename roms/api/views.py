@@ -5,30 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
-from rest_framework import status
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound, ValidationError
-from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.reverse import reverse
-from rest_framework.viewsets import GenericViewSet
 
 from machines.models import StoredFile
 from rescuesite.actors import actor_of
 from rescuesite.api.exceptions import ConflictError
-from rescuesite.api.lists import FilteredLists
-from rescuesite.api.views import NotStored
+from rescuesite.api.views import Resource
 from roms.api import filters, serializers
 from roms.downloads import padded
 from roms.models import Build, Card, FlashJob, InstalledROM, Job, Station
 
 J = TypeVar("J", bound=Job)
-M = TypeVar("M", bound=Model)
 
 #: Of a log so much is in memory at a time.
 _CHUNK = 256 << 10
@@ -45,7 +39,7 @@ _LOG = extend_schema(
 _FILE = OpenApiResponse(OpenApiTypes.BINARY)
 
 
-class JobViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, GenericViewSet[J]):
+class JobViewSet(Resource[J]):
     """What builds and flash jobs do alike."""
 
     lookup_value_regex = "[0-9]+"
@@ -85,10 +79,6 @@ class JobViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, G
             raise ConflictError(f"It is {job.status_at()} already.")
         return Response(self.get_serializer(job).data)
 
-    def _created(self, job: Job) -> Response:
-        where = reverse(f"{self.basename}-detail", args=[job.pk], request=self.request)
-        return Response(self.get_serializer(job).data, status.HTTP_201_CREATED, headers={"Location": where})
-
     def _finished_object(self) -> J:
         """The job, to be done once more."""
         job: J = self.get_object()
@@ -114,14 +104,14 @@ class BuildViewSet(JobViewSet[Build]):
         responses={201: serializers.BuildSerializer},
     )
     def create(self, request: Request) -> Response:
-        order = serializers.BuildWriteSerializer(data=request.data)
-        order.is_valid(raise_exception=True)
-        return self._created(order.submit(actor_of(request)))
+        build = serializers.BuildWriteSerializer.of(request).submit(actor_of(request))
+        return self.created(build, build.pk)
 
     @extend_schema(summary="Have it made once more", request=None, responses={201: serializers.BuildSerializer})
     @action(detail=True, methods=["post"])
     def retry(self, request: Request, pk: int) -> Response:
-        return self._created(self._finished_object().again().submit(actor_of(request)))
+        build = self._finished_object().again().submit(actor_of(request))
+        return self.created(build, build.pk)
 
     @extend_schema(
         summary="What was made, as a file",
@@ -166,9 +156,8 @@ class FlashJobViewSet(JobViewSet[FlashJob]):
         responses={201: serializers.FlashJobSerializer},
     )
     def create(self, request: Request) -> Response:
-        order = serializers.FlashWriteSerializer(data=request.data)
-        order.is_valid(raise_exception=True)
-        return self._created(order.submit(actor_of(request)))
+        job = serializers.FlashWriteSerializer.of(request).submit(actor_of(request))
+        return self.created(job, job.pk)
 
     @extend_schema(
         summary="Have it done once more",
@@ -177,13 +166,13 @@ class FlashJobViewSet(JobViewSet[FlashJob]):
     )
     @action(detail=True, methods=["post"])
     def retry(self, request: Request, pk: int) -> Response:
-        order = serializers.ConfirmationSerializer(data=request.data)
-        order.is_valid(raise_exception=True)
+        order = serializers.ConfirmationSerializer.of(request)
         job = self._finished_object()
         if job.machine_name and job.machine is None:
             raise ConflictError(f"The machine {job.machine_name} is gone; order anew.")
         confirmed = order.validated_data["confirm"]
-        return self._created(serializers.submit_confirmed(job.again(), actor_of(request), confirmed))
+        again = serializers.submit_confirmed(job.again(), actor_of(request), confirmed)
+        return self.created(again, again.pk)
 
     @extend_schema(
         summary="What the chip held before, as a file",
@@ -198,13 +187,9 @@ class FlashJobViewSet(JobViewSet[FlashJob]):
         return _download(job.backup, f"chip-{job.card.target}-{job.pk}.bin")
 
 
-class ReadOnlyViewSet(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, GenericViewSet[M]):
-    """What is only read here; the admin changes it."""
-
-
 @extend_schema_view(list=extend_schema(summary="Models of cards"), retrieve=extend_schema(summary="One model of card"))
 @extend_schema(tags=["cards"])
-class CardViewSet(ReadOnlyViewSet[Card]):
+class CardViewSet(Resource[Card]):
     """Models of network cards: what iPXE can be built for, and what flashrom can write to."""
 
     queryset = Card.objects.order_by("name", "slug")
@@ -218,7 +203,7 @@ class CardViewSet(ReadOnlyViewSet[Card]):
 
 @extend_schema_view(list=extend_schema(summary="Stations"), retrieve=extend_schema(summary="One station"))
 @extend_schema(tags=["stations"])
-class StationViewSet(ReadOnlyViewSet[Station]):
+class StationViewSet(Resource[Station]):
     """Hosts with cards plugged in, where a worker runs flash jobs."""
 
     queryset = Station.objects.order_by("name")
@@ -232,7 +217,7 @@ class StationViewSet(ReadOnlyViewSet[Station]):
     list=extend_schema(summary="What cards hold"), retrieve=extend_schema(summary="What one card holds")
 )
 @extend_schema(tags=["installed-roms"])
-class InstalledROMViewSet(ReadOnlyViewSet[InstalledROM]):
+class InstalledROMViewSet(Resource[InstalledROM]):
     """Which card of which machine holds which ROM, since when, and who put it there."""
 
     queryset = InstalledROM.objects.with_outdated().select_related("machine", "card")

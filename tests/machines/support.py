@@ -76,7 +76,7 @@ def report(client: Client, rescue: Rescue, *, source: str = "127.0.0.1", **field
 
 
 def enable(machine: Machine, actor: Actor | None = None, **order: Any) -> Rescue:
-    return Rescue.objects.enable(machine, RescueRequest(**order), actor or Actor("tester"))
+    return Rescue.objects.enable(machine, RescueRequest(**{"lifetime": "one-boot"} | order), actor or Actor("tester"))
 
 
 def boot_to_ready(client: Client, rescue: Rescue) -> None:

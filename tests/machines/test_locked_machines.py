@@ -120,7 +120,7 @@ def rendered(client: Client, page: str) -> dict[str, Any]:
 FORM = [
     {"name": "web02"},
     {"identity": "{}"},
-    {"static_addresses": ""},
+    {"rescue_network_addresses": ""},
     {"macs-0-address": OTHER_MAC},
     {"macs-0-DELETE": "on"},
     {"allowed_networks-0-network": "0.0.0.0/0"},

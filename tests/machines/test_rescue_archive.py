@@ -266,7 +266,11 @@ def test_a_host_that_is_none_does_not_get_into_the_script(
 def test_a_static_network_travels_to_the_rescue_system(client: Client, rescue: Rescue, tmp_path: Path) -> None:
     assert not any("network" in name for name in unpacked(client, rescue, tmp_path / "dhcp"))
     machine = rescue.machine
-    machine.static_addresses, machine.gateways, machine.dns_servers = "192.0.2.7/24", "192.0.2.1", "192.0.2.53"
+    machine.rescue_network_addresses, machine.rescue_network_gateways, machine.rescue_network_dns = (
+        "192.0.2.7/24",
+        "192.0.2.1",
+        "192.0.2.53",
+    )
     machine.full_clean()
     machine.save()
     files = unpacked(client, rescue, tmp_path / "static")

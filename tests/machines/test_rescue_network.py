@@ -60,10 +60,14 @@ def problems(**fields: str) -> dict[str, list[str]]:
     "fields",
     [
         {},
-        {"static_addresses": "192.0.2.7/24"},
-        {"static_addresses": "192.0.2.7/24", "gateways": "192.0.2.1", "dns_servers": "198.51.100.1 2001:db8::53"},
-        {"static_addresses": "192.0.2.7/24 2001:db8::7/64", "gateways": "192.0.2.1 2001:db8::1"},
-        {"static_addresses": "2001:db8::7/64", "gateways": "fe80::1"},
+        {"rescue_network_addresses": "192.0.2.7/24"},
+        {
+            "rescue_network_addresses": "192.0.2.7/24",
+            "rescue_network_gateways": "192.0.2.1",
+            "rescue_network_dns": "198.51.100.1 2001:db8::53",
+        },
+        {"rescue_network_addresses": "192.0.2.7/24 2001:db8::7/64", "rescue_network_gateways": "192.0.2.1 2001:db8::1"},
+        {"rescue_network_addresses": "2001:db8::7/64", "rescue_network_gateways": "fe80::1"},
     ],
 )
 def test_a_network_that_fits_together_is_taken(db: None, fields: dict[str, str]) -> None:
@@ -73,11 +77,19 @@ def test_a_network_that_fits_together_is_taken(db: None, fields: dict[str, str])
 @pytest.mark.parametrize(
     ("fields", "where", "said"),
     [
-        ({"gateways": "192.0.2.1"}, "gateways", "Only together with an address"),
-        ({"dns_servers": "192.0.2.1"}, "dns_servers", "Only together with an address"),
-        ({"static_addresses": "192.0.2.7/24", "gateways": "198.51.100.1"}, "gateways", "in none of the networks"),
-        ({"static_addresses": "192.0.2.7/24", "gateways": "192.0.2.7"}, "gateways", "own address"),
-        ({"static_addresses": "192.0.2.7"}, "static_addresses", "lacks its prefix length"),
+        ({"rescue_network_gateways": "192.0.2.1"}, "rescue_network_gateways", "Only together with an address"),
+        ({"rescue_network_dns": "192.0.2.1"}, "rescue_network_dns", "Only together with an address"),
+        (
+            {"rescue_network_addresses": "192.0.2.7/24", "rescue_network_gateways": "198.51.100.1"},
+            "rescue_network_gateways",
+            "in none of the networks",
+        ),
+        (
+            {"rescue_network_addresses": "192.0.2.7/24", "rescue_network_gateways": "192.0.2.7"},
+            "rescue_network_gateways",
+            "own address",
+        ),
+        ({"rescue_network_addresses": "192.0.2.7"}, "rescue_network_addresses", "lacks its prefix length"),
     ],
 )
 def test_a_network_that_does_not_is_refused_where_it_is_wrong(

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from machines.machine_fields import TEXTS
 from machines.management.terminal import (
     TerminalCommand,
     actor_named,
@@ -43,7 +44,8 @@ class Command(TerminalCommand):
         )
         add.add_argument("--gateway", action="append", default=[], help="of the rescue system")
         add.add_argument("--dns", action="append", default=[], help="a DNS server of the rescue system")
-        add.add_argument("--notes", default="")
+        for name in TEXTS:
+            add.add_argument(f"--{name}", default="")
         add.add_argument("--by", metavar="USER", help="the user in whose name it is done")
         add.set_defaults(run=self.add)
         listing = actions.add_parser("list", help="list the machines")
@@ -66,7 +68,7 @@ class Command(TerminalCommand):
                 "gateways": options["gateway"],
                 "dns": options["dns"],
             },
-            notes=options["notes"],
+            **{name: options[name] for name in TEXTS},
             actor=actor_named(options["by"]),
         )
         for remark in machine.identity_remarks():

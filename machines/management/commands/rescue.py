@@ -61,7 +61,7 @@ class Command(TerminalCommand):
         machine = machine_named(options["name"])
         expires_at = moment(options["until"]) if options["until"] else None
         order = RescueRequest(
-            lifetime=options["lifetime"] or (Rescue.Lifetime.UNTIL if expires_at else Rescue.Lifetime.ONE_BOOT),
+            lifetime=options["lifetime"] or "",
             expires_at=expires_at,
             image=image_named(options["image"]),
             reason=options["reason"],
