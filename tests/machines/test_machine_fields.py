@@ -38,7 +38,8 @@ def test_every_face_takes_a_text_and_all_tell_it(admin_client: Client, tmp_path:
     assert getattr(Machine.objects.get(), name) == TEXT
     assert AuditEntry.objects.get(action="machine_added").details[name] == TEXT
     assert admin_client.get("/api/machines/web01/").json()[name] == TEXT
-    assert f'name="{name}"' in admin_client.get(f"/admin/machines/machine/{Machine.objects.get().pk}/change/").content.decode()
+    page = admin_client.get(f"/admin/machines/machine/{Machine.objects.get().pk}/change/")
+    assert f'name="{name}"' in page.content.decode()
     assert TEXT in "".join(table(Machine.objects.for_lists()))
     shown = StringIO()
     call_command("machine", "show", "web01", "--json", stdout=shown)
