@@ -24,9 +24,9 @@ settings.load_profile("project")
 
 
 @pytest.fixture(autouse=True)
-def _fresh_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def _fresh_limiter(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test's strangers used up is not missing in the next."""
-    monkeypatch.setattr(handler, "budget", UnknownClientLimiter())
+    monkeypatch.setattr(handler, "limiter", UnknownClientLimiter())
 
 
 @pytest.fixture

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, Error
+from django.db import Error, transaction
 from django.utils import timezone
 
 from machines.boot import script
 from machines.boot.deadline import Deadline, DeadlineExceededError, run_by
 from machines.boot.decide import MachineFacts, decide
 from machines.boot.reasons import Outcome, Reason
-from machines.boot.recorder import UNKNOWN_CLIENTS, Prepared, recorder
+from machines.boot.recorder import Asked, Recorder
 from machines.boot.request import BootRequest
 from machines.boot.unknown_clients import UnknownClientLimiter
 from machines.models import AuditEntry, LastContact, Machine, Rescue, Sighting
 from machines.smbios import is_byte_swapped
 
 logger = logging.getLogger(__name__)
-budget = UnknownClientLimiter()
+limiter = UnknownClientLimiter()
 
 LATE = "the database did not answer in time"
-
-#: How often a decision is made anew because the rescue changed between reading and writing.
-_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -45,25 +43,21 @@ class Answer:
         return self.reason.outcome
 
 
-class ChangedMeanwhileError(Exception):
-    """The rescue is no longer as it was when the decision was made."""
-
-
 def handle(boot_request: BootRequest) -> Answer:
     """Decide, record and answer within the boot deadline. Never raises: whatever goes wrong, the disk is booted."""
-    deadline = Deadline(settings.RESCUESITE_BOOT_DEADLINE)
-    return _guarded(lambda: _decide_and_record(boot_request, deadline))
+    asked = Asked(boot_request, Deadline(settings.RESCUESITE_BOOT_DEADLINE))
+    return _guarded(lambda: _recorded(asked))
 
 
 def unrecorded_answer(boot_request: BootRequest) -> Answer:
     """What `handle` would say, with the real token, changing nothing (HEAD). Never raises."""
     deadline = Deadline(settings.RESCUESITE_BOOT_DEADLINE)
-    return _guarded(lambda: run_by(deadline, lambda: _decide(boot_request)))
+    return _guarded(lambda: run_by(deadline, lambda: _looked_up(boot_request)))
 
 
 def preview(boot_request: BootRequest) -> Answer:
     """What `handle` would say, for people: no token, and nothing changes. Raises DatabaseError."""
-    return _decide(boot_request, token=script.SHOWN_TOKEN)
+    return _looked_up(boot_request, token=script.SHOWN_TOKEN)
 
 
 def _guarded(work: Callable[[], Answer]) -> Answer:
@@ -79,13 +73,16 @@ def _guarded(work: Callable[[], Answer]) -> Answer:
 
 def _fault(reason: Reason) -> Answer:
     # Counted here, written with a later answer: writing now may be what failed.
-    budget.restore(reason, 1)
+    limiter.restore(reason, 1)
     return Answer(reason, script.pass_through(reason))
 
 
-def _decide(boot_request: BootRequest, token: str | None = None) -> Answer:
-    now = timezone.now()
-    machine = Machine.objects.asking_as(boot_request.mac) if boot_request.mac else None
+def _looked_up(boot_request: BootRequest, token: str | None = None) -> Answer:
+    found = Machine.objects.asking_as([boot_request.mac] if boot_request.mac else [])
+    return _decide(boot_request, found.get(boot_request.mac or ""), timezone.now(), token)
+
+
+def _decide(boot_request: BootRequest, machine: Machine | None, now: datetime, token: str | None = None) -> Answer:
     rescue = machine.current_rescue() if machine else None
     facts: MachineFacts | None = machine.facts(rescue, now) if machine else None
     reason = decide(boot_request, facts)
@@ -101,84 +98,90 @@ def _decide(boot_request: BootRequest, token: str | None = None) -> Answer:
         return Answer(Reason.IMAGE_UNAVAILABLE, script.pass_through(Reason.IMAGE_UNAVAILABLE), machine, rescue)
 
 
-def _decide_and_record(boot_request: BootRequest, deadline: Deadline) -> Answer:
-    decided, error = recorder.run(lambda: _prepared(boot_request), deadline)
-    if isinstance(error, ChangedMeanwhileError) and decided.machine:
-        decided = _decide_in_turn(boot_request, decided.machine, deadline)
-    elif error:
-        if decided.outcome is Outcome.RESCUE or not isinstance(error, Error | DeadlineExceededError):
+def _recorded(asked: Asked) -> Answer:
+    """The answer, once it is recorded. Raises why it cannot be given."""
+    recorder.run(asked)
+    answer, error = asked.answer, asked.error
+    if answer is None:
+        raise error or DeadlineExceededError
+    if error:
+        if answer.outcome is Outcome.RESCUE or not isinstance(error, Error | DeadlineExceededError):
             raise error
         # A pass-through is right whether or not it can be written down.
-        logger.error("answer %s to %s was not recorded: %s", decided.reason, boot_request.mac, str(error) or LATE)
-    _record_unwritten(deadline)
-    return decided
+        logger.error("answer %s to %s was not recorded: %s", answer.reason, asked.request.mac, str(error) or LATE)
+    return answer
 
 
-def _prepared(boot_request: BootRequest) -> Prepared[Answer]:
-    """Decide, and say what is to be written down of it."""
-    decided = _decide(boot_request)
-    if machine := decided.machine:
-        return Prepared(decided, partial(_record_known, boot_request, decided, machine), machine.pk)
-    count = budget.acquire(decided.reason)
-    return Prepared(decided, partial(_record_unknown, boot_request, decided.reason, count) if count else None)
-
-
-def _decide_in_turn(boot_request: BootRequest, machine: Machine, deadline: Deadline) -> Answer:
-    """Decide and record while holding the machine's row: of its cards that ask at once, one goes after the other."""
-    decided: list[Answer] = []
-
-    def work() -> None:
-        if not machine.lock():
-            raise ChangedMeanwhileError
-        decided.append(_decide(boot_request))
-        if (found := decided[-1].machine) is not None:
-            _record_known(boot_request, decided[-1], found)
-
-    for _ in range(_ATTEMPTS):
-        try:
-            recorder.commit(work, deadline, order=machine.pk)
-        except ChangedMeanwhileError:
-            # Staff do not hold the machine's row.
-            continue
-        return decided[-1]
-    raise DatabaseError("the rescue changed each time it was read")
-
-
-def _record_unwritten(deadline: Deadline) -> None:
-    """Count what could not be written earlier; whoever asked now does not depend on it."""
-    for waiting in budget.unwritten():
-        try:
-            if count := budget.flush(waiting):
-                recorder.commit(partial(_record_unknown, None, Reason(waiting), count), deadline, order=UNKNOWN_CLIENTS)
-        except (Error, DeadlineExceededError) as error:
-            logger.error("%s answers were not counted: %s", waiting, str(error) or LATE)
-
-
-def _record_known(boot_request: BootRequest, decided: Answer, machine: Machine) -> None:
+def _decide_all(asked: Sequence[Asked]) -> None:
+    """Answer requests, with what is known now of all their machines."""
     now = timezone.now()
-    # Requests of one machine are written down one after the other, so that like answers find each other.
-    if not machine.lock():
-        raise ChangedMeanwhileError
-    rescue = decided.rescue
-    if decided.outcome is Outcome.RESCUE:
-        assert rescue is not None
-        assert boot_request.mac is not None
-        if not rescue.serve(now, boot_request.source, boot_request.mac):
-            raise ChangedMeanwhileError
-    elif decided.reason is Reason.RESCUE_USED:
-        assert rescue is not None
-        if not rescue.use_up(now):
-            raise ChangedMeanwhileError
-    elif decided.reason is Reason.RESCUE_FAILED:
-        assert rescue is not None
-        if not rescue.fail(now):
-            raise ChangedMeanwhileError
-    if machine.believes(boot_request):
-        LastContact.record(machine, boot_request, now)
-    columns = _columns(boot_request, decided.reason)
+    machines = Machine.objects.asking_as({one.request.mac for one in asked if one.request.mac})
+    for one in asked:
+        try:
+            answer = _decide(one.request, machines.get(one.request.mac or ""), now)
+        except Exception as error:
+            one.finish(error)
+            continue
+        one.answer = answer
+        one.machine = answer.machine.pk if answer.machine else None
+        one.version = answer.rescue.version if answer.rescue else None
+        if answer.machine is None and one.count is None:
+            one.count = limiter.acquire(answer.reason)
+            if not one.count:
+                one.finish()
+
+
+def _record_all(asked: Sequence[Asked], there: set[int]) -> None:
+    """Write down what was answered, of all machines together; `there` are those whose rows are held."""
+    now = timezone.now()
+    _record_known([one for one in asked if one.machine is not None], there, now)
+    # In one order, as these rows are everybody's.
+    unknown = [(one.answer.reason, one.count, one.request) for one in asked if one.count and one.answer]
+    for reason, count, boot_request in sorted(unknown, key=itemgetter(0)):
+        _record_unknown(boot_request, reason, count)
+    for waiting in sorted(limiter.unwritten()):
+        if count := limiter.flush(waiting):
+            _record_unknown(None, Reason(waiting), count)
+
+
+def _record_known(asked: Sequence[Asked], there: set[int], now: datetime) -> None:
+    entries: list[tuple[AuditEntry, Rescue | None]] = []
+    contacts: dict[int, BootRequest] = {}
+    for one in asked:
+        assert one.answer
+        assert one.answer.machine
+        machine, rescue = one.answer.machine, one.answer.rescue
+        if rescue and rescue.version != one.version:
+            # Another card of the machine has just changed it.
+            one.answer = _decide(one.request, machine, now)
+            rescue = one.answer.rescue
+        if machine.pk not in there or not _change_rescue(one.answer, one.request, now):
+            one.has_changed = True
+            continue
+        if machine.believes(one.request):
+            contacts[machine.pk] = one.request
+        entries.append((_entry(one.request, one.answer, machine, now), rescue))
+    LastContact.record(contacts, now)
+    AuditEntry.objects.record_answers(entries, now)
+
+
+def _change_rescue(answer: Answer, boot_request: BootRequest, now: datetime) -> bool:
+    """Do to the rescue what the answer means; False where somebody has changed it since it was read."""
+    rescue = answer.rescue
+    if rescue is None:
+        return True
+    if answer.outcome is Outcome.RESCUE:
+        return rescue.serve(now, boot_request.source, boot_request.mac or "")
+    if answer.reason is Reason.RESCUE_USED:
+        return rescue.use_up(now)
+    return answer.reason is not Reason.RESCUE_FAILED or rescue.fail(now)
+
+
+def _entry(boot_request: BootRequest, answer: Answer, machine: Machine, now: datetime) -> AuditEntry:
+    columns = _columns(boot_request, answer.reason)
     if is_byte_swapped(boot_request.value("uuid"), machine.identity.get("uuid", "")):
         columns["details"]["remark"] = _SWAPPED
-    AuditEntry.objects.record_answer("boot", machine=machine, rescue=rescue, at=now, **columns)
+    return AuditEntry.objects.entry("boot", machine=machine, rescue=answer.rescue, at=now, **columns)
 
 
 _SWAPPED = (
@@ -188,16 +191,20 @@ _SWAPPED = (
 
 
 def _record_unknown(boot_request: BootRequest | None, reason: Reason, count: int) -> None:
-    """Count `count` answers for `reason`, of which `boot_request` is the latest, where it is known."""
+    """Count `count` answers for `reason`, of which `boot_request` is the latest, where it is known.
+
+    What fails is counted by a later one: no machine's answer depends on it.
+    """
     now = timezone.now()
+    columns = _columns(boot_request, reason) if boot_request else {"reason": reason, "outcome": reason.outcome}
     try:
-        if boot_request and boot_request.mac:
-            Sighting.objects.record(boot_request, now)
-        columns = _columns(boot_request, reason) if boot_request else {"reason": reason, "outcome": reason.outcome}
-        AuditEntry.objects.record_unknown("boot", at=now, count=count, **columns)
-    except Error:
-        budget.restore(reason, count)
-        raise
+        with transaction.atomic():
+            if boot_request and boot_request.mac:
+                Sighting.objects.record(boot_request, now)
+            AuditEntry.objects.record_unknown("boot", at=now, count=count, **columns)
+    except Error as error:
+        limiter.restore(reason, count)
+        logger.error("%s answers were not counted: %s", reason, str(error) or LATE)
 
 
 def _columns(boot_request: BootRequest, reason: Reason) -> dict[str, Any]:
@@ -215,3 +222,6 @@ def _columns(boot_request: BootRequest, reason: Reason) -> dict[str, Any]:
         "reason": reason,
         "details": details,
     }
+
+
+recorder = Recorder(_decide_all, _record_all)

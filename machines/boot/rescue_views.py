@@ -16,10 +16,9 @@ from machines.addresses import IPAddress
 from machines.boot import script
 from machines.boot.deadline import DeadlineExceededError, run_by
 from machines.boot.delivery import authorized_keys, rescue_archive
-from machines.boot.handler import LATE
+from machines.boot.handler import LATE, recorder
 from machines.boot.http import base_url, boot_deadline, method_not_allowed, not_found, octets, text
 from machines.boot.reasons import Reason
-from machines.boot.recorder import recorder
 from machines.boot.reports import MAX_BODY, ReportError, read_report
 from machines.boot.sending import send
 from machines.integrity import Condition
@@ -65,7 +64,7 @@ def _find(request: HttpRequest, token: str, name: str, *, counts: bool) -> Store
         note, needed = partial(rescue.record_sent, name, source, now), rescue.arrives_with(name)
     try:
         if objection or found is not None:
-            recorder.commit(note, deadline, order=rescue.machine_id)
+            recorder.commit(note, deadline, machine=rescue.machine_id)
     except (Error, DeadlineExceededError) as error:
         if needed:
             raise

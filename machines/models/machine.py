@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -70,20 +70,42 @@ class MachineQuerySet(models.QuerySet["Machine"]):
             AuditEntry.objects.record("machine_added", actor=actor, machine=machine, details=machine.snapshot())
         return machine
 
-    def asking_as(self, mac: str) -> Machine | None:
-        """The machine that `mac` belongs to, with its networks; one query."""
+    def asking_as(self, macs: Collection[str]) -> dict[str, Machine]:
+        """The machines that `macs` belong to, by MAC address, with their networks and current rescues.
+
+        One query for all of them, and two more where there are rescues. Cards of one machine get the same object.
+        """
+        if not macs:
+            return {}
         # A row for each network, so that one query does.
-        found = (
-            self.filter(macs__address=mac)
-            .annotate(network=F("allowed_networks__network"))
-            .order_by("allowed_networks__pk")
+        rows = self.filter(macs__address__in=macs).annotate(
+            mac=F("macs__address"), network=F("allowed_networks__network")
         )
-        rows = [(machine, vars(machine)["network"]) for machine in found]
-        if not rows:
-            return None
-        machine = rows[0][0]
-        machine.parsed_networks = tuple(parse_network(network) for _, network in rows if network)
-        return machine
+        machines: dict[int, Machine] = {}
+        found: dict[str, Machine] = {}
+        networks: defaultdict[int, dict[str, None]] = defaultdict(dict)
+        for row in rows.order_by("allowed_networks__pk"):
+            machine = found[vars(row)["mac"]] = machines.setdefault(row.pk, row)
+            if network := vars(row)["network"]:
+                networks[machine.pk][network] = None
+        rescues = {
+            rescue.machine_id: rescue for rescue in Rescue.objects.unended().filter(machine__in=machines).with_files()
+        }
+        for machine in machines.values():
+            machine.parsed_networks = tuple(map(parse_network, networks[machine.pk]))
+            rescue = rescues.get(machine.pk)
+            if rescue:
+                rescue.machine = machine
+            vars(machine)["unended_rescues"] = [rescue] if rescue else []
+        return found
+
+    def lock_all(self, pks: Collection[int]) -> set[int]:
+        """Hold the rows of machines for the rest of the transaction, in the order of their keys; returns those there.
+
+        See `Machine.lock`.
+        """
+        held = self.select_for_update(no_key=True).filter(pk__in=pks)
+        return set(held.order_by("pk").values_list("pk", flat=True))
 
     def for_lists(self) -> MachineQuerySet:
         """With what a line about each machine needs, in a constant number of queries."""
@@ -429,14 +451,21 @@ class Machine(models.Model):
 
     def current_rescue(self) -> Rescue | None:
         """The rescue that the database holds as not ended; it may be expired all the same."""
-        return self.rescues.unended().with_files().first()
+        if (read := self._read_rescues) is None:
+            return self.rescues.unended().with_files().first()
+        # One of them may have ended since, here.
+        return next((rescue for rescue in read if rescue.state != Rescue.State.ENDED), None)
+
+    @property
+    def _read_rescues(self) -> list[Rescue] | None:
+        """What the database held as not ended, as `for_lists` and `asking_as` have read it; None where none has."""
+        return vars(self).get("unended_rescues")
 
     def active_rescue(self, now: datetime | None = None) -> Rescue | None:
         """The rescue that is not ended at `now`; without a query on machines read by `for_lists`."""
-        unended: list[Rescue] | None = getattr(self, "unended_rescues", None)
-        if unended is None:
+        if (read := self._read_rescues) is None:
             return self.rescues.active(now).first()
-        return next((rescue for rescue in unended if not rescue.status_at(now).is_ended), None)
+        return next((rescue for rescue in read if not rescue.status_at(now).is_ended), None)
 
     @cached_property
     def parsed_networks(self) -> tuple[IPNetwork, ...]:
@@ -532,17 +561,24 @@ class LastContact(models.Model):
         return f"{self.machine_id} at {self.at:%Y-%m-%d %H:%M:%S}"
 
     @classmethod
-    def record(cls, machine: Machine, boot_request: BootRequest, at: datetime) -> None:
-        """Remember what `boot_request` says; one statement, two the first time."""
-        values = {
-            "at": at,
-            "mac": boot_request.mac or "",
-            "source": str(boot_request.source) if boot_request.source else None,
-            "ip": str(boot_request.ip) if boot_request.ip else None,
-            "serial": boot_request.value("serial"),
-            "uuid": boot_request.value("uuid"),
-            "user_agent": boot_request.user_agent,
-            "said": dict(boot_request.params),
-        }
-        if not cls.objects.filter(pk=machine.pk).update(**values):
-            cls.objects.update_or_create(machine=machine, defaults=values)
+    def record(cls, requests: Mapping[int, BootRequest], at: datetime) -> None:
+        """Remember what machines, by their keys, said in requests; one statement."""
+        LastContact.objects.bulk_create(
+            [
+                LastContact(
+                    machine_id=machine,
+                    at=at,
+                    mac=boot_request.mac or "",
+                    source=str(boot_request.source) if boot_request.source else None,
+                    ip=str(boot_request.ip) if boot_request.ip else None,
+                    serial=boot_request.value("serial"),
+                    uuid=boot_request.value("uuid"),
+                    user_agent=boot_request.user_agent,
+                    said=dict(boot_request.params),
+                )
+                for machine, boot_request in requests.items()
+            ],
+            update_conflicts=True,
+            unique_fields=["machine"],
+            update_fields=["at", "mac", "source", "ip", "serial", "uuid", "user_agent", "said"],
+        )

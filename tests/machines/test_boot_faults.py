@@ -168,7 +168,7 @@ def test_a_rescue_that_could_not_be_recorded_is_not_served(
         raise DatabaseError("read-only")
 
     rescue = enable(machine)
-    monkeypatch.setattr(AuditEntry.objects, "record_answer", failing)
+    monkeypatch.setattr(AuditEntry.objects, "record_answers", failing)
     assert kind(ask(client)) == "local"
     assert stored(rescue).state == "armed"
 
@@ -180,7 +180,7 @@ def test_strangers_who_cannot_be_counted_do_not_cost_a_machine_its_rescue(
         raise DatabaseError("a lock that was not given in time")
 
     enable(machine)
-    handler.budget.restore("unknown_mac", 3)
+    handler.limiter.restore("unknown_mac", 3)
     monkeypatch.setattr(AuditEntry.objects, "record_unknown", failing)
     assert kind(ask(client)) == "rescue"
 

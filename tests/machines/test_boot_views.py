@@ -359,7 +359,7 @@ def test_strangers_beyond_the_budget_are_counted_by_the_next_write(
 ) -> None:
     clock = [0.0]
     budget = UnknownClientLimiter(rate=1, burst=2, clock=lambda: clock[0])
-    monkeypatch.setattr(handler, "budget", budget)
+    monkeypatch.setattr(handler, "limiter", budget)
     with at(noon()):
         for _ in range(10):
             ask(client, "mac=nonsense")
@@ -372,7 +372,7 @@ def test_strangers_beyond_the_budget_are_counted_by_the_next_write(
 def test_a_stranger_beyond_the_budget_costs_one_query(
     db: None, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handler, "budget", UnknownClientLimiter(rate=0, burst=0))
+    monkeypatch.setattr(handler, "limiter", UnknownClientLimiter(rate=0, burst=0))
     with CaptureQueriesContext(connection) as queries:
         ask(client, f"mac={UNKNOWN}")
     assert len(queries) == 1

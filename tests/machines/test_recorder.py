@@ -31,14 +31,14 @@ def written() -> list[str]:
 
 
 def test_work_is_committed_when_commit_returns(recorder: Recorder) -> None:
-    recorder.commit(lambda: write("one"), Deadline(10), order=1)
+    recorder.commit(lambda: write("one"), Deadline(10))
     assert written() == ["one"]
 
 
 def test_the_work_of_many_threads_is_all_committed(recorder: Recorder) -> None:
     with ThreadPoolExecutor(20) as threads:
         names = [f"{n:03}" for n in range(200)]
-        list(threads.map(lambda name: recorder.commit(lambda: write(name), Deadline(30), order=1), names))
+        list(threads.map(lambda name: recorder.commit(lambda: write(name), Deadline(30)), names))
     assert written() == names
 
 
@@ -50,10 +50,8 @@ def test_an_error_of_one_is_its_own(recorder: Recorder) -> None:
         raise RuntimeError("its own")
 
     with ThreadPoolExecutor(3) as threads:
-        first = threads.submit(recorder.commit, lambda: gate.wait(10) and None, Deadline(10), order=1)
-        waiting = [
-            threads.submit(recorder.commit, work, Deadline(10), order=1) for work in (fail, lambda: write("good"))
-        ]
+        first = threads.submit(recorder.commit, lambda: gate.wait(10) and None, Deadline(10))
+        waiting = [threads.submit(recorder.commit, work, Deadline(10)) for work in (fail, lambda: write("good"))]
         gate.set()
         first.result()
         with pytest.raises(RuntimeError, match="its own"):
@@ -68,21 +66,21 @@ def test_an_error_of_a_lone_piece_of_work_takes_back_what_it_wrote(recorder: Rec
         raise RuntimeError("alone")
 
     with pytest.raises(RuntimeError, match="alone"):
-        recorder.commit(fail, Deadline(10), order=1)
+        recorder.commit(fail, Deadline(10))
     assert written() == []
 
 
 def test_who_waits_on_a_writer_that_hangs_is_let_go_in_time_and_its_work_is_not_done_later(recorder: Recorder) -> None:
     gate = threading.Event()
     with ThreadPoolExecutor(1) as threads:
-        hanging = threads.submit(recorder.commit, lambda: gate.wait(30) and None, Deadline(30), order=1)
+        hanging = threads.submit(recorder.commit, lambda: gate.wait(30) and None, Deadline(30))
         started = time.monotonic()
         with pytest.raises(DeadlineExceededError):
-            recorder.commit(lambda: write("late"), Deadline(0.2), order=1)
+            recorder.commit(lambda: write("late"), Deadline(0.2))
         assert time.monotonic() - started < 5
         gate.set()
         hanging.result()
-    recorder.commit(lambda: write("after"), Deadline(10), order=1)
+    recorder.commit(lambda: write("after"), Deadline(10))
     assert written() == ["after"]
 
 
@@ -94,13 +92,13 @@ def test_work_that_takes_longer_than_its_deadline_is_not_committed(recorder: Rec
         gate.wait(30)
 
     with pytest.raises(DeadlineExceededError):
-        recorder.commit(slow, Deadline(0.2), order=1)
+        recorder.commit(slow, Deadline(0.2))
     gate.set()
-    recorder.commit(lambda: write("after"), Deadline(10), order=1)
+    recorder.commit(lambda: write("after"), Deadline(10))
     assert written() == ["after"]
 
 
 def test_without_a_deadline_the_work_is_done_at_once_in_the_callers_thread(recorder: Recorder) -> None:
     threads: list[threading.Thread] = []
-    recorder.commit(lambda: threads.append(threading.current_thread()), Deadline(None), order=1)
+    recorder.commit(lambda: threads.append(threading.current_thread()), Deadline(None))
     assert threads == [threading.current_thread()]
