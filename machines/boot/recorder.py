@@ -106,7 +106,7 @@ class Recorder:
     def run(self, job: Job) -> None:
         """Return once the job is finished, or its deadline has passed. What is late when its turn comes is not done."""
         if job.deadline.remaining() is None:
-            self._do([job])
+            self.do([job])
         else:
             self._start()
             self._jobs.put(job)
@@ -140,14 +140,14 @@ class Recorder:
         while jobs := _next_batch(waiting):
             try:
                 close_old_connections()
-                self._do(jobs)
+                self.do(jobs)
                 give_back_connection()
             except Exception as error:
                 logger.exception("the recorder goes on after an error")
                 _finish(jobs, error)
         connections.close_all()
 
-    def _do(self, jobs: Sequence[Job]) -> None:
+    def do(self, jobs: Sequence[Job]) -> None:
         """Decide and commit, without those that become late meanwhile; what has changed meanwhile is decided anew."""
         for attempt in range(_ATTEMPTS):
             jobs = [job for job in jobs if not (job.done.is_set() or job.is_late)]
@@ -168,7 +168,7 @@ class Recorder:
                     return
                 # Somebody's own: it is not to be the others'.
                 for job in jobs:
-                    self._do([job])
+                    self.do([job])
                 return
         _finish(jobs, DatabaseError("the rescue changed each time it was read"))
 
