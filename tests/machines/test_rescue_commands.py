@@ -94,10 +94,10 @@ def test_rescue_enable_with_another_image(machine: Machine, image: RescueImage) 
     ("arguments", "said"),
     [
         (["nobody"], "There is no machine “nobody”"),
-        (["web01", "--lifetime", "until"], "expires_at: Say until when."),
+        (["web01", "--lifetime", "until"], "expires_at: Enter the time when the rescue ends."),
         (["web01", "--lifetime", "forever"], "invalid choice"),
         (["web01", "--lifetime", "persistent", "--until", "2026-03-01T14:00"], "A persistent rescue has no end"),
-        (["web01", "--until", "2026-03-01T11:00"], "This time has passed"),
+        (["web01", "--until", "2026-03-01T11:00"], "This time is in the past"),
         (["web01", "--until", "tomorrow"], "“tomorrow” is not a valid time"),
         (["web01", "--until", "2026-02-30T11:00"], "“2026-02-30T11:00” is not a valid time"),
         (["web01", "--image", "none"], "There is no image “none”"),
@@ -116,12 +116,12 @@ def test_rescue_enable_says_what_is_wrong_and_enables_nothing(
 
 def test_rescue_enable_twice_is_refused(machine: Machine, image: RescueImage) -> None:
     manage("rescue", "enable", "web01")
-    with pytest.raises(CommandError, match="active already"):
+    with pytest.raises(CommandError, match="already has an active rescue"):
         manage("rescue", "enable", "web01")
 
 
 def test_rescue_enable_without_an_image_is_refused(machine: Machine) -> None:
-    with pytest.raises(CommandError, match="There is no rescue image"):
+    with pytest.raises(CommandError, match="There is no default rescue image"):
         manage("rescue", "enable", "web01")
 
 
@@ -139,14 +139,14 @@ def test_rescue_disable_says_what_the_machine_does_now(machine: Machine, image: 
 
 
 def test_rescue_disable_without_one_is_refused(machine: Machine) -> None:
-    with pytest.raises(CommandError, match="No rescue of web01 is active"):
+    with pytest.raises(CommandError, match="web01 has no active rescue"):
         manage("rescue", "disable", "web01")
 
 
 def test_rescue_disable_of_an_expired_one_is_refused(machine: Machine, image: RescueImage) -> None:
     with at(noon()):
         enable(machine, expires_at=noon(hours=1))
-    with at(noon(hours=2)), pytest.raises(CommandError, match="No rescue of web01 is active"):
+    with at(noon(hours=2)), pytest.raises(CommandError, match="web01 has no active rescue"):
         manage("rescue", "disable", "web01")
 
 
