@@ -16,4 +16,4 @@ class MachinesConfig(AppConfig):
 def _queue_notifications(sender: Any, *, entry: Any, rescue: Any, **_: Any) -> None:
     from machines.models import Delivery
 
-    Delivery.objects.announce(entry, rescue)
+    Delivery.objects.queue_for_entry(entry, rescue)

@@ -1,4 +1,4 @@
-"""Overview, for the admin's front page: a constant number of queries."""
+"""The overview on the admin's front page. It needs a constant number of queries."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from machines.boot.reasons import Outcome
 from machines.models import AuditEntry, Delivery, Machine, Rescue, Sighting, StoredFile
 
 _HOURS = 24
-#: The picture's measures, in SVG units.
+#: The sizes in the chart, in SVG units.
 _BAR, _GAP, _HEIGHT = 22, 4, 90
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One part of an hour's column: how many boots had `outcome`."""
+    """One part of the column of an hour: the number of boots with this outcome."""
 
     outcome: str
     count: int

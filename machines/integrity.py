@@ -1,7 +1,8 @@
-"""Whether a stored file still has its bytes: told from what was last read, as a boot answer has no time to read it all.
+"""Check whether stored files are intact.
 
-A file that nobody has touched looks as it did then: same size, inode and times. One that looks otherwise is read again,
-and each is from time to time: a disk may lose bytes and say nothing.
+A boot answer has no time to read a whole file. So the site stores the result of the last check together with the
+metadata of the file: size, inode and times. A file whose metadata has changed is read again. Every file is also read
+again from time to time, because a disk may lose data without an error.
 """
 
 from __future__ import annotations
@@ -17,48 +18,48 @@ _CHUNK = 1 << 20
 
 
 class Condition(StrEnum):
-    """How a stored file stands."""
+    """The condition of a stored file."""
 
     WHOLE = "whole"
-    #: It is not there in its full length, or cannot be read.
+    #: The file is missing, too short or too long, or cannot be read.
     LOST = "lost"
-    #: Its contents are not those that were stored.
+    #: The contents do not match the SHA-256.
     DAMAGED = "damaged"
-    #: It looks otherwise than when it was last read, and is about to be read again.
+    #: The metadata has changed. The worker will read the file soon.
     CHANGED = "changed"
 
 
-def look(path: Path) -> tuple[int, str]:
-    """The size of a file, and how it looks: what changes when somebody writes to it or replaces it. Raises OSError."""
-    found = path.stat()
-    return found.st_size, _look(found)
+def metadata(path: Path) -> tuple[int, str]:
+    """Return the size of a file, and a text that changes when the file is written or replaced. Raises OSError."""
+    status = path.stat()
+    return status.st_size, _as_text(status)
 
 
-def _look(found: os.stat_result) -> str:
-    return f"{found.st_size}:{found.st_ino}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+def _as_text(status: os.stat_result) -> str:
+    return f"{status.st_size}:{status.st_ino}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def read(path: Path, *, rate: int | None = None, wait: Callable[[float], object] = time.sleep) -> tuple[str, str]:
-    """The SHA-256 of a file, and how it looked before it was read: a later change shows. Raises OSError.
+    """Return the SHA-256 of a file, and its metadata from before the reading. Raises OSError.
 
-    `rate`: so many bytes per second at most, with `wait` for the time between.
+    `rate` limits the bytes per second. `wait` is called to pause.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        looked = _look(os.fstat(file.fileno()))
+        before = _as_text(os.fstat(file.fileno()))
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             if rate:
                 wait(len(chunk) / rate)
-    return digest.hexdigest(), looked
+    return digest.hexdigest(), before
 
 
-#: What this process has read itself: the look of each file then, and whether it was whole.
+#: The files that this process has read: their metadata, and whether they were intact.
 _known: dict[str, tuple[str, bool]] = {}
 
 
 def read_once(path: Path, sha256: str, looks: str) -> Condition:
-    """Read a small file that looks like this, unless this process has done so before."""
+    """Read a small file, unless this process has already read it with the same metadata."""
     seen, whole = _known.get(sha256, ("", False))
     if seen != looks:
         try:

@@ -1,23 +1,23 @@
-"""What a machine is made of, for all that read, write or tell of one: form, API, commands, tables, audit entries. Pure.
+"""The fields of a machine, for forms, the API, commands, tables and audit entries. Pure.
 
-A further plain text is a field of the model, with its migration, and a name in TEXTS; every face has it then.
+To add a plain text field, add it to the model with a migration, and add its name to TEXTS.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-#: The plain texts: fields of the model and the form, of the JSON, options of `machine add`, columns of tables.
+#: The plain text fields. They are also options of `machine add` and columns of tables.
 TEXTS = ("notes",)
-#: The parts of the rescue system's own network, in JSON; the model's fields are `rescue_network_…`.
+#: The parts of the rescue system's network in JSON. The fields of the model are called `rescue_network_…`.
 NETWORK_PARTS = ("addresses", "gateways", "dns")
 NETWORK_FIELDS = tuple(f"rescue_network_{part}" for part in NETWORK_PARTS)
-#: What says nothing of who the machine is: it can be changed by everybody who may change machines, in a rescue too.
+#: The fields that every user who may change machines can change during a rescue too.
 ALWAYS_EDITABLE = frozenset({"notes"})
 
 
 def empty() -> dict[str, Any]:
-    """A machine of which nothing is said, as `Machine.snapshot` has it."""
+    """Return the values of an empty machine, in the form of `Machine.snapshot`."""
     return {
         "name": "",
         "macs": [],

@@ -1,4 +1,4 @@
-"""“What would this machine be told?”: the decision and the script for a request that somebody imagines."""
+"""“What would this machine be told?”: the decision and the script for an imagined request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from machines.models import Machine
 
 
 class ImaginedRequest(NamedTuple):
-    """A boot request: whence it comes, the address that it claims, and what else it says, as in a URL."""
+    """The values of an imagined boot request. `query` has further parameters, as in a URL."""
 
     mac: str
     source: str
@@ -23,13 +23,13 @@ class ImaginedRequest(NamedTuple):
 
 
 def imagined(request: ImaginedRequest) -> Answer:
-    """What the site would answer; changes nothing, and shows no token."""
+    """Return the answer of the site. This changes nothing, and the script contains no real token."""
     boot_request = BootRequest.parse(request.query, source=parse_ip(request.source), user_agent=request.user_agent)
     return preview(replace(boot_request, mac=request.mac, raw_mac=request.mac, ip=parse_ip(request.ip)))
 
 
 def likely_request(machine: Machine) -> ImaginedRequest:
-    """What the machine said last, or what its networks and identity let expect; initial values for the form."""
+    """Return the initial values of the form: those of the last request, or values that match networks and identity."""
     mac = machine.macs.first()
     contact = getattr(machine, "contact", None)
     if contact and machine.macs.filter(address=contact.mac).exists():

@@ -1,4 +1,4 @@
-"""Machines, images, rescues, sightings and audit entries as JSON, in the words of the contract."""
+"""Machines, images, rescues, sightings and audit entries as JSON, with the field names of the API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def machine_json(machine: Machine, now: datetime | None = None) -> dict[str, Any
 
 
 def rescue_json(rescue: Rescue, now: datetime | None = None) -> dict[str, Any]:
-    """A rescue as it stands at `now`; without its token."""
+    """Return a rescue with its state at `now`, without its token."""
     status = rescue.status_at(now)
     return {
         "machine": rescue.machine.name,
@@ -49,7 +49,7 @@ def rescue_json(rescue: Rescue, now: datetime | None = None) -> dict[str, Any]:
 
 
 def enabled_rescue_json(rescue: Rescue, now: datetime | None = None) -> dict[str, Any]:
-    """A rescue that was just enabled: with what is shown this once."""
+    """Return a rescue that was just enabled, with its warnings and its password, which is shown only once."""
     shown = rescue_json(rescue, now) | {"warnings": list(rescue.warnings())}
     return shown | ({"password": rescue.password} if rescue.password else {})
 
@@ -93,7 +93,7 @@ def audit_json(entry: AuditEntry) -> dict[str, Any]:
 
 
 def event_json(event: Event) -> dict[str, Any]:
-    """An event of a machine's timeline."""
+    """Return an event of a machine's timeline."""
     return {
         "at": iso(event.at),
         "kind": event.kind,
@@ -108,9 +108,9 @@ def event_json(event: Event) -> dict[str, Any]:
 
 
 def rule_json(rule: NotificationRule, *, whole_url: bool = True) -> dict[str, Any]:
-    """A notification rule, without its secret; `machines` is null where it is about all.
+    """Return a notification rule without its secret. `machines` is null for a rule about all machines.
 
-    Without the `whole_url`, whose path may be a secret of the receiver, only where that is.
+    Without `whole_url`, the URL has no path: the path may be a secret.
     """
     return {
         "id": rule.pk,
@@ -143,5 +143,5 @@ def delivery_json(message: Delivery, viewer: AbstractBaseUser | AnonymousUser) -
 
 
 def iso(moment: datetime | None) -> str | None:
-    """In UTC, with microseconds, so that times can be compared as text."""
+    """Return a time in UTC with microseconds, so that times can be compared as text."""
     return moment.astimezone(timezone.get_fixed_timezone(0)).isoformat().replace("+00:00", "Z") if moment else None

@@ -1,7 +1,7 @@
-"""What others may listen to. Who sends does not know who listens."""
+"""The signals of the app."""
 
 from django.dispatch import Signal
 
-#: An audit entry was stored: `entry`, and the `rescue` that it is about or None. Sent in its transaction, so that
-#: what a listener stores is stored with it, or not at all. A listener raises nothing: a machine waits for its answer.
+#: Sent after an audit entry was stored, with `entry` and `rescue` (or None), in the same transaction. Receivers must
+#: not raise exceptions, because a machine may be waiting for its answer.
 audit_recorded = Signal()

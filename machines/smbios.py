@@ -1,8 +1,8 @@
-"""What vendors write into a machine's SMBIOS tables, compared in one way by all who compare it. Pure.
+"""Normalise and compare the SMBIOS values of machines. Pure.
 
-Vendors pad serial numbers with spaces, and leave placeholders where nobody filled a field in. System UUIDs are written
-in several forms; their first three parts are little-endian since SMBIOS 2.6 (DSP0134, section 7.2.1), which older
-firmware does not follow.
+Vendors pad serial numbers with spaces and leave placeholders in empty fields. System UUIDs are written in several
+forms. Their first three parts are little-endian since SMBIOS 2.6 (DSP0134, section 7.2.1); older firmware may use the
+other byte order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ADDRESSES = frozenset({"netmask", "gateway", "dns"})
 
 _UUID_FRAME = re.compile(r"urn:uuid:|[{}\s-]")
 _UUID = re.compile(r"[0-9a-f]{32}", re.ASCII)
-#: In lower case, without what is not a letter or digit.
+#: In lower case, letters and digits only.
 _PLACEHOLDERS = frozenset(
     re.findall(
         r"\w+",
@@ -35,9 +35,9 @@ _PLACEHOLDERS = frozenset(
 
 
 def normalise(name: str, text: str) -> str:
-    """Return `text`, expected of an identity's `name`, as it is stored. Raises ValueError with a sentence.
+    """Return the identity value `text` of `name` in its stored form. Raises ValueError with a message for people.
 
-    White space at the ends goes, inner white space becomes one space; a UUID is written as RFC 9562 does.
+    Removes white space at the ends and replaces inner white space by one space. Writes a UUID as in RFC 9562.
     """
     folded = " ".join(text.split())
     if name != "uuid":
@@ -45,14 +45,14 @@ def normalise(name: str, text: str) -> str:
     uuid = _usual_uuid(folded)
     if uuid is None:
         raise ValueError(
-            f"“{folded[:60]}” is not a UUID, so no machine can send it. Write 32 hexadecimal digits, such as "
-            "4c4c4544-0044-4810-8031-b4c04f4a4b31, or expect no UUID."
+            f"“{folded[:60]}” is not a valid UUID. Enter 32 hexadecimal digits, such as "
+            "4c4c4544-0044-4810-8031-b4c04f4a4b31, or leave out the UUID."
         )
     return uuid
 
 
 def comparable(name: str, text: str) -> str:
-    """Return `text` in the form in which two values of `name` are compared: equal forms are the same value."""
+    """Return `text` in a form for comparison: two values of `name` are the same if their forms are equal."""
     folded = " ".join(text.split()).casefold()
     if name == "uuid":
         return _usual_uuid(folded) or folded
@@ -62,17 +62,17 @@ def comparable(name: str, text: str) -> str:
 
 
 def matches(name: str, sent: str, expected: str) -> bool:
-    """Whether a machine that was to send `expected` sent it; of a User-Agent, its beginning."""
+    """Whether the sent value is the expected one. A User-Agent must only begin with it."""
     wanted = comparable(name, expected)
     # Programs other than iPXE write a space as `+`.
-    said = {comparable(name, sent), comparable(name, sent.replace("+", " "))}
+    forms = {comparable(name, sent), comparable(name, sent.replace("+", " "))}
     if name == "user_agent":
-        return any(text.startswith(wanted) for text in said)
-    return wanted in said
+        return any(form.startswith(wanted) for form in forms)
+    return wanted in forms
 
 
 def is_placeholder(name: str, text: str) -> bool:
-    """Whether vendors leave `text` in many machines, so that it tells none from another."""
+    """Whether `text` is a placeholder that vendors leave in many machines."""
     if name in ADDRESSES or name == "user_agent":
         return False
     letters = re.sub(r"[\W_]", "", comparable(name, text))
@@ -80,17 +80,17 @@ def is_placeholder(name: str, text: str) -> bool:
     return repeated or letters in _PLACEHOLDERS
 
 
-def telling(identity: Mapping[str, str]) -> frozenset[tuple[str, str]]:
-    """What of an identity can tell a machine from others, in the form in which it is compared."""
+def distinctive(identity: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    """Return the identity values that are not placeholders, in their form for comparison."""
     return frozenset(
         (name, comparable(name, text)) for name, text in identity.items() if not is_placeholder(name, text)
     )
 
 
 def is_byte_swapped(sent: str, expected: str) -> bool:
-    """Whether `sent` is the UUID `expected` with the bytes of its first three parts in the other order."""
-    said, wanted = _usual_uuid(sent), _usual_uuid(expected)
-    return said is not None and wanted is not None and said != wanted and _swapped(said) == wanted
+    """Whether `sent` is the UUID `expected` with the bytes of its first three parts in reverse order."""
+    found, wanted = _usual_uuid(sent), _usual_uuid(expected)
+    return found is not None and wanted is not None and found != wanted and _swapped(found) == wanted
 
 
 def _usual_uuid(text: str) -> str | None:

@@ -1,8 +1,8 @@
-"""OpenSSH public keys: read, checked, and written again in one form. Pure.
+"""Parse, check and normalise OpenSSH public keys. Pure.
 
-A key that the site hands out is always re-serialised from its parts, so that no option, second line or control
-character of the pasted text reaches an authorized_keys file. Formats: RFC 4253 section 6.6, RFC 5656, RFC 8709,
-OpenSSH's PROTOCOL.u2f; options: sshd(8), "AUTHORIZED_KEYS FILE FORMAT".
+The site always serialises a key from its parts. So no option, second line or control character of the pasted text
+reaches an authorized_keys file. Formats: RFC 4253 section 6.6, RFC 5656, RFC 8709, OpenSSH's PROTOCOL.u2f. Options:
+sshd(8), "AUTHORIZED_KEYS FILE FORMAT".
 """
 
 import base64
@@ -38,31 +38,31 @@ _MAX_COMMENT = 100
 
 
 class KeyFormatError(ValueError):
-    """The text is no usable public key; the message says why, for the person who pasted it."""
+    """The text is not a valid public key. The message explains the problem to people."""
 
 
 @dataclass(frozen=True)
 class PublicKey:
-    """One public key, without options; `blob` is the wire format."""
+    """One public key without options. `blob` is its wire format."""
 
     type: str
     blob: bytes
     comment: str = ""
-    #: The options that stood before the key, as they were written.
+    #: The options before the key, as in the input.
     dropped: str = ""
 
     @classmethod
     def parse(cls, text: str) -> "PublicKey":
-        """Read one line as ssh-keygen writes it into a .pub file. Raises KeyFormatError.
+        """Parse one line as ssh-keygen writes it into a .pub file. Raises KeyFormatError.
 
-        Options before the key are read as sshd reads them, and dropped: `dropped` has them.
+        Options before the key are parsed as sshd does, and moved to `dropped`.
         """
         line = _one_line(text)
         options = _options(line)
         kind, encoded, comment = _words(line[len(options) :])
         if kind not in _TYPES + _SECURITY_KEY_TYPES:
             raise KeyFormatError(
-                f"“{kind[:40]}” is not an accepted key type; the line must begin with one of: "
+                f"“{kind[:40]}” is not a supported key type. The line must begin with one of: "
                 f"{', '.join(_TYPES + _SECURITY_KEY_TYPES)}."
             )
         try:
@@ -76,21 +76,21 @@ class PublicKey:
     def _check(self) -> None:
         parts = _strings(self.blob)
         if not parts or parts[0] != self.type.encode():
-            raise KeyFormatError("The key is damaged: what it holds is of another type than it says.")
+            raise KeyFormatError("The key is damaged: its data has another type than its first word.")
         if self.type in _SECURITY_KEY_TYPES:
-            # The library does not read these.
+            # The library cannot load these.
             if not _is_security_key(parts):
-                raise KeyFormatError("The key is damaged: it is cut short or changed. Copy the whole line.")
+                raise KeyFormatError("The key is damaged: it is incomplete or changed. Copy the whole line.")
             return
         try:
             loaded = load_ssh_public_key(self.line(comment=False).encode())
         except (ValueError, UnsupportedAlgorithm):
             raise KeyFormatError("The key is damaged: it cannot be read.") from None
         if isinstance(loaded, rsa.RSAPublicKey) and loaded.key_size < MIN_RSA_BITS:
-            raise KeyFormatError(f"An RSA key needs {MIN_RSA_BITS} bits or more; this one has {loaded.key_size}.")
+            raise KeyFormatError(f"An RSA key needs at least {MIN_RSA_BITS} bits. This key has {loaded.key_size}.")
 
     def line(self, *, comment: bool = True) -> str:
-        """The key as a line of an authorized_keys or known_hosts file, without a line break."""
+        """Return the key as a line of an authorized_keys or known_hosts file, without a line break."""
         words = [self.type, base64.b64encode(self.blob).decode()]
         if comment and self.comment:
             words.append(self.comment)
@@ -98,30 +98,30 @@ class PublicKey:
 
     @property
     def fingerprint(self) -> str:
-        """As ssh-keygen -l prints it."""
+        """The fingerprint as ssh-keygen -l prints it."""
         digest = base64.b64encode(hashlib.sha256(self.blob).digest()).decode()
         return f"SHA256:{digest.rstrip('=')}"
 
 
 def _one_line(text: str) -> str:
-    """The line of a pasted text that holds the key. Raises KeyFormatError."""
+    """Return the line of a pasted text that contains the key. Raises KeyFormatError."""
     if "PRIVATE KEY" in text:
-        raise KeyFormatError("This is a private key. Keep it to yourself, and paste the file ending in .pub.")
+        raise KeyFormatError("This is a private key. Keep it secret. Paste the contents of the file that ends in .pub.")
     if "PuTTY-User-Key-File" in text:
         raise KeyFormatError(
-            "This is a private key of PuTTY. Keep it to yourself: open it in PuTTYgen, and paste the text from the box "
+            "This is a private key of PuTTY. Keep it secret. Open it in PuTTYgen, and paste the text from the box "
             "“Public key for pasting into OpenSSH authorized_keys file”."
         )
     if "BEGIN SSH2 PUBLIC KEY" in text:
-        raise KeyFormatError("This key is in the format SSH2. Paste what “ssh-keygen -i -f FILE” prints.")
+        raise KeyFormatError("This key is in the SSH2 format. Paste the output of “ssh-keygen -i -f FILE”.")
     lines = [line for line in text.lstrip("\ufeff").splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if len(lines) != 1 or len(lines[0]) > _MAX_LINE:
-        raise KeyFormatError("Paste one public key: a single line such as “ssh-ed25519 AAAA… name”.")
+        raise KeyFormatError("Paste one public key in a single line, such as “ssh-ed25519 AAAA… name”.")
     return lines[0].strip()
 
 
 def _options(line: str) -> str:
-    """The options at the start of a line, empty where there are none. Raises KeyFormatError."""
+    """Return the options at the start of a line; empty if there are none. Raises KeyFormatError."""
     found = _OPTIONS.match(line)
     if not found:
         return ""
@@ -129,18 +129,18 @@ def _options(line: str) -> str:
     if not names <= _OPTION_NAMES:
         return ""
     if "cert-authority" in names:
-        raise KeyFormatError("This line trusts a certificate authority. Rescue systems take keys of people only.")
+        raise KeyFormatError("This line trusts a certificate authority. Rescue systems accept only keys of people.")
     return found.group()
 
 
 def _words(line: str) -> tuple[str, str, str]:
-    """Type, key and comment, separated by spaces or tabs."""
+    """Split a line into type, key and comment at spaces and tabs."""
     kind, encoded, comment, *_ = [*line.split(None, 2), "", "", ""]
     return kind, encoded, comment.strip()
 
 
 def _strings(blob: bytes) -> list[bytes]:
-    """The length-prefixed strings of a wire-format key (RFC 4251 section 5); empty where one is cut short."""
+    """Return the length-prefixed strings of a wire-format key (RFC 4251 section 5); empty if one is incomplete."""
     strings = []
     while blob:
         length = int.from_bytes(blob[:4], "big")
@@ -152,7 +152,7 @@ def _strings(blob: bytes) -> list[bytes]:
 
 
 def _is_security_key(parts: list[bytes]) -> bool:
-    """Whether the parts are a hardware token's key: type, (curve,) key, application."""
+    """Whether the parts belong to the key of a hardware token: type, (curve,) key, application."""
     *key, application = parts[1:] or [b""]
     if not application or not application.isascii():
         return False

@@ -1,4 +1,4 @@
-"""What happened to a machine, in order, for people and programs: the audit log's lines, and what time alone did."""
+"""The timeline of a machine, for people and programs: its audit entries, and the changes that time alone caused."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from machines.wording import action_text, source_text
 
 _LIMIT = 200
 _END_CAUSES = {
-    "next_boot": "the machine booted again",
-    "disabled": "disabled",
-    "expired": "its time was over",
+    "next_boot": "The machine booted again.",
+    "disabled": "Staff disabled it.",
+    "expired": "Its time was over.",
 }
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened; `kind` names its look, `facts` are label and value, `copy` is for the clipboard."""
+    """One event. `kind` selects the style, `facts` are pairs of label and value, `copy` is text for the clipboard."""
 
     at: datetime
     kind: str
@@ -39,37 +39,36 @@ class Event:
 
 
 def machine_timeline(machine: Machine, now: datetime | None = None) -> list[Event]:
-    """The latest events of a machine, newest first; one query, and one for its latest rescue."""
+    """Return the latest events of a machine, newest first. This needs two queries."""
     now = now or timezone.now()
     entries = AuditEntry.objects.filter(machine_pk=machine.pk)[:_LIMIT]
     events = [_event(entry) for entry in entries]
     latest = machine.rescues.first()
-    events += _unwritten(latest, now) if latest else []
-    return _with_files_together(sorted(events, key=lambda event: event.at, reverse=True))
+    events += _events_without_entry(latest, now) if latest else []
+    return _merge_files(sorted(events, key=lambda event: event.at, reverse=True))
 
 
-def _unwritten(rescue: Rescue, now: datetime) -> Iterable[Event]:
-    """What holds already but stands in no row: time has passed."""
+def _events_without_entry(rescue: Rescue, now: datetime) -> Iterable[Event]:
+    """Yield the changes that time alone caused and that are not stored yet."""
     status = rescue.status_at(now)
     if status.up_at and not rescue.up_at:
-        yield Event(
-            status.up_at, "up", "Counts as up", "The image does not report; its files arrived two minutes before."
-        )
+        text = "The image does not report. Its files arrived two minutes before."
+        yield Event(status.up_at, "up", "Counts as up", text)
     if status.is_ended and rescue.state != Rescue.State.ENDED and status.ended_at:
         yield Event(status.ended_at, "ended", "Rescue ended", _END_CAUSES[status.end_cause])
 
 
-def _with_files_together(events: list[Event]) -> list[Event]:
-    """Files asked for one after the other are one event, as of the first."""
-    together: list[Event] = []
+def _merge_files(events: list[Event]) -> list[Event]:
+    """Merge successive file events into one event with the time of the first."""
+    merged: list[Event] = []
     for event in events:
-        later = together[-1] if together else None
+        later = merged[-1] if merged else None
         if later and event.files and later.files:
             files = (*event.files, *(name for name in later.files if name not in event.files))
-            together[-1] = replace(event, files=files, text=", ".join(files))
+            merged[-1] = replace(event, files=files, text=", ".join(files))
         else:
-            together.append(event)
-    return together
+            merged.append(event)
+    return merged
 
 
 def _event(entry: AuditEntry) -> Event:
@@ -92,7 +91,7 @@ def _boot(entry: AuditEntry) -> Event:
         Outcome.REFUSED: ("refused", "Refused"),
         Outcome.LOCAL: ("local", "Told to boot its disk"),
     }
-    kind, title = titles.get(Outcome(entry.outcome), ("local", "Asked"))
+    kind, title = titles[Outcome(entry.outcome)]
     claimed = entry.details.get("ip")
     facts = [("MAC", entry.mac)] if entry.mac else []
     if claimed and claimed != entry.source:
@@ -111,23 +110,23 @@ def _enabled(entry: AuditEntry) -> Event:
 
 
 def _failed(entry: AuditEntry) -> Event:
-    text = f"Its system was started {entry.details.get('tries')} times and never came up; the machine boots its disk."
+    tries = entry.details.get("tries")
+    text = f"The rescue system was started {tries} times and never came up. The machine boots its disk."
     return Event(entry.at, "refused", "Rescue failed", text)
 
 
 def _tried_again(entry: AuditEntry) -> Event:
-    return Event(entry.at, "armed", "Rescue is tried again", "From the next power-on, as often as at first.")
+    text = "The machine boots the rescue system from the next power-on. The tries start again from 0."
+    return Event(entry.at, "armed", "Rescue is tried again", text)
 
 
 def _file_damaged(entry: AuditEntry) -> Event:
-    text = (
-        f"{entry.subject} has not the bytes that were stored. Until it is uploaded again, the machine boots its disk."
-    )
-    return Event(entry.at, "refused", "A file of its rescue is damaged", text)
+    text = f"The contents of {entry.subject} are damaged. The machine boots its disk until you upload the file again."
+    return Event(entry.at, "refused", "A file of the rescue is damaged", text)
 
 
 def _file_repaired(entry: AuditEntry) -> Event:
-    return Event(entry.at, "ready", "A file of its rescue is whole again", entry.subject)
+    return Event(entry.at, "ready", "A file of the rescue is intact again", entry.subject)
 
 
 def _disabled(entry: AuditEntry) -> Event:
@@ -140,7 +139,7 @@ def _ended(entry: AuditEntry) -> Event:
 
 
 def _file(entry: AuditEntry) -> Event:
-    return Event(entry.at, "file", "Files asked for", entry.subject, files=(entry.subject,))
+    return Event(entry.at, "file", "Files requested", entry.subject, files=(entry.subject,))
 
 
 def _file_refused(entry: AuditEntry) -> Event:
@@ -157,7 +156,8 @@ def _up(entry: AuditEntry) -> Event:
 
 def _up_refused(entry: AuditEntry) -> Event:
     text = (
-        "Another system reported with this rescue's token while one is up. If you did not start it, find out who did."
+        "Another system reported with the token of this rescue while one is up. If you did not start it, find out who "
+        "did."
     )
     return Event(entry.at, "refused", "A second report was refused", text, facts=_up_facts(entry))
 
@@ -166,7 +166,7 @@ def _up_facts(entry: AuditEntry) -> tuple[tuple[str, str], ...]:
     details = entry.details
     facts = [(name, details[name]) for name in ("address", "hostname") if details.get(name)]
     if details.get("address") and details.get("served_to") and details["address"] != details["served_to"]:
-        facts.append(("the firmware had", details["served_to"]))
+        facts.append(("address of the firmware", details["served_to"]))
     facts += [("not understood", told) for told in details.get("not_understood", [])]
     facts += [("host key", fingerprint) for fingerprint in details.get("host_keys", [])]
     return tuple(facts)
@@ -178,7 +178,7 @@ def _ssh_line(entry: AuditEntry) -> str:
 
 
 def _rom_job(entry: AuditEntry) -> Event:
-    """A job on one of the machine's cards; its page has the rest."""
+    """Describe a job on one of the machine's network cards."""
     step = entry.action.partition("_")[2]
     title = f"{entry.subject.capitalize()} {step.replace('_', ' ')}"
     looks = {"succeeded": "ready", "failed": "refused", "errored": "refused", "lost": "refused"}

@@ -1,4 +1,4 @@
-"""What states and audited actions mean, for the person who reads them."""
+"""The names of states and audit actions for people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATES = {
 
 SHORT_STATES = {"local": "boots disk", "armed": "armed", "booting": "booting", "up": "up", "ended": "ended"}
 
-#: Django's names of models, and whatever else is not a word.
+#: The words for model names and other parts of action codes.
 _WORDS = {
     "rescueimage": "image",
     "notificationrule": "notification rule",
@@ -26,7 +26,6 @@ _WORDS = {
     "mac": "MAC address",
     "token": "API token",
     "flash": "flash job",
-    "logins": "log-ins",
 }
 _ACTIONS = {
     "boot": "Boot request",
@@ -37,15 +36,15 @@ _ACTIONS = {
 
 
 def action_text(action: str) -> str:
-    """What was done, in words: `rescueimage_changed` is “Image changed”."""
+    """Return an action code in words: `rescueimage_changed` becomes “Image changed”."""
     words = " ".join(_WORDS.get(word, word) for word in action.split("_"))
     return _ACTIONS.get(action) or words[:1].upper() + words[1:]
 
 
-#: What is done from an address on the network; where an entry of these names none, it was unknown.
-_ASKED = frozenset({"boot", "file_sent", "file_refused", "ready", "up", "up_refused", "logins_blocked"})
+#: The actions of clients on the network. An entry of these without a source had an unknown source address.
+_NETWORK_ACTIONS = frozenset({"boot", "file_sent", "file_refused", "ready", "up", "up_refused", "logins_blocked"})
 
 
 def source_text(entry: AuditEntry) -> str:
-    """From where it was done; empty for what time or the command line did."""
-    return entry.source or ("unknown address" if entry.action in _ASKED and not entry.actor else "")
+    """Return the source address in words; empty for actions of the site itself or at the command line."""
+    return entry.source or ("unknown address" if entry.action in _NETWORK_ACTIONS and not entry.actor else "")

@@ -181,7 +181,7 @@ SPECTACULAR_SETTINGS = {
         "JobState": "roms.models.JobState",
         "FileKind": "machines.models.image.ImageFile.Kind",
         "NotificationKind": "machines.models.notification.NotificationRule.Kind",
-        "NotificationState": "machines.models.notification.Delivery.State",
+        "NotificationState": "machines.models.delivery.Delivery.State",
         "NotifiedEvent": "machines.notifications.events.Event",
         "RescueState": "machines.models.rescue_terms.State",
         "MachineState": "machines.api.serializers.STATES",

@@ -9,7 +9,7 @@ import pytest
 
 from machines.rescue_system.builder import TOOLS
 from roms.toolchain import runner
-from roms.toolchain.ipxe import source as ipxe_source
+from roms.toolchain.ipxe import host_tools
 from tests import pages
 
 ROOT = Path(__file__).parent.parent
@@ -46,9 +46,9 @@ def test_the_tests_have_what_rom_builds_need(name: str) -> None:
 def test_what_a_build_misses_is_in_the_list(target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(runner, "SAFE_PATH", str(tmp_path))
     monkeypatch.setattr(
-        ipxe_source, "_ISO_FILES", {"x": (str(tmp_path), "isolinux"), "y": (str(tmp_path), "syslinux-common")}
+        host_tools, "_ISO_FILES", {"x": (str(tmp_path), "isolinux"), "y": (str(tmp_path), "syslinux-common")}
     )
-    named = {tool.package for tool in ipxe_source.missing_tools(target)}
+    named = {tool.package for tool in host_tools.missing_tools(target)}
     # Of every Debian system, or what gcc and perl depend on.
     assert named - {"tar", "mawk", "binutils"} <= listed("ROM")
 

@@ -248,7 +248,7 @@ def test_who_adds_images_does_not_take_the_defaults_place(image: RescueImage, lo
         chain = {"chain_script": "#!ipxe\nexit\n"} if "api" in path else {"chain_script": "#!ipxe\r\nexit\r\n"}
         response = client.post(path, order | chain)
         assert response.status_code == 403
-        assert "Only who may change images" in response.content.decode()
+        assert "You need the permission to change rescue images" in response.content.decode()
     assert RescueImage.objects.get().is_default
 
 
@@ -346,7 +346,7 @@ def test_what_was_queued_is_not_sent_once_the_owner_may_not_see_it(
     message = Delivery.objects.get()
     assert sent == []
     assert message.state == Delivery.State.GIVEN_UP
-    assert "bob, whose rule it is" in message.last_error
+    assert "The rule belongs to bob" in message.last_error
 
 
 @pytest.mark.parametrize("loss", ["activity", "account"])
@@ -399,8 +399,8 @@ def test_rules_of_before_belong_to_whom_the_log_names(db: None) -> None:
     known.refresh_from_db()
     unknown.refresh_from_db()
     assert (known.owner, unknown.owner) == (alice, None)
-    assert "has no active account" in unknown.objection_to_telling("rescue.up")
-    assert not known.objection_to_telling("test")
+    assert "has no active account" in unknown.reason_not_to_send("rescue.up")
+    assert not known.reason_not_to_send("test")
 
 
 def test_messages_are_read_by_who_may_see_what_they_tell(

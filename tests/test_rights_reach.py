@@ -104,7 +104,7 @@ def test_a_new_machine_takes_no_password_out_of_a_rescue(told_by_serial: Rescue,
 def test_a_changed_machine_takes_no_password_out_of_a_rescue(told_by_serial: Rescue) -> None:
     other = Machine.objects.add("x", macs=[], allowed_networks=[], actor=ALICE)
     bob = Actor.of_user(user("bob", "change_machine"))
-    with pytest.raises(ValidationError, match="whose rescue is active"):
+    with pytest.raises(ValidationError, match="its rescue is active"):
         other.revise({"identity": {"serial": "CZ1"}}, bob)
     other.revise({"identity": {"serial": "CZ2"}}, bob)
     assert has_password(told_by_serial)
@@ -114,7 +114,7 @@ def test_an_import_takes_no_password_out_of_a_rescue(told_by_serial: Rescue, log
     client = log_in("add_machine", "change_machine", "view_machine")
     table = "name,macs,networks,serial\nx,,,CZ1\n"
     page = client.post("/admin/machines/machine/import/", {"contents": table}).content.decode()
-    assert "whose rescue is active" in page
+    assert "its rescue is active" in page
     assert has_password(told_by_serial)
 
 
@@ -261,7 +261,7 @@ def test_a_damaged_file_is_told_to_who_may_view_images(machine: Machine, image: 
     (message,) = Delivery.objects.all()
     assert (message.rule_name, message.event) == ("images", "image.damaged")
     assert message.rule is not None
-    assert message.rule.objection_to_telling(message.event) == ""
+    assert message.rule.reason_not_to_send(message.event) == ""
     assert not Delivery.objects.visible_to(user("eve", "view_machine")).exists()
 
 

@@ -1,4 +1,4 @@
-"""“What would this machine be told?”: the form for a request that somebody imagines."""
+"""“What would this machine be told?”: the form for an imagined request."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from machines.preview import ImaginedRequest, imagined
 
 
 class PreviewForm(forms.Form):
-    """An imagined request of one of the machine's cards."""
+    """An imagined request of one of the machine's network cards."""
 
     mac = forms.ChoiceField(label="MAC address")
     source = forms.GenericIPAddressField(label="Request comes from")
-    ip = forms.GenericIPAddressField(label="Address that the card claims", required=False)
+    ip = forms.GenericIPAddressField(label="IP address that the card sends", required=False)
     query = forms.CharField(
-        label="What else it says",
+        label="Other parameters",
         required=False,
         max_length=2000,
-        help_text="As in the address: uuid=…&serial=…&buildarch=x86_64",
+        help_text="As in the URL: uuid=…&serial=…&buildarch=x86_64",
         widget=forms.TextInput(attrs={"class": "vLargeTextField"}),
     )
     user_agent = forms.CharField(label="User-Agent", required=False, max_length=256)

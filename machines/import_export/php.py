@@ -147,7 +147,7 @@ class _Cases:
     def _take_mac(self, string: Token, note: str) -> None:
         mac = _body(string.text)
         if not _MEANT_AS_MAC.fullmatch(mac):
-            self.remarks.append(Problem(string.line, f"case “{mac[:40]}” is not a MAC address and was not taken."))
+            self.remarks.append(Problem(string.line, f"case “{mac[:40]}” is not a valid MAC address and was not taken."))
             return
         try:
             usual = normalise_mac(mac)

@@ -157,10 +157,10 @@ class _Planner:
             value: machine.pk
             for machine in self.there.values()
             if machine.pk in self.locked
-            for value in smbios.telling(machine.identity)
+            for value in smbios.distinctive(machine.identity)
         }
         for change in changes:
-            told = smbios.telling(change.after["identity"]) if "identity" in change.differing else ()
+            told = smbios.distinctive(change.after["identity"]) if "identity" in change.differing else ()
             if any(held.get(value, change.machine.pk) != change.machine.pk for value in told):
                 self._wrong(change.row, "A machine whose rescue is active is told from others by this.")
             if change.machine.pk in self.locked and {*change.differing} - ALWAYS_EDITABLE:
@@ -253,7 +253,7 @@ class _Planner:
         """What of the identities that would change tells no machine from another."""
         identities = {machine.pk: machine.identity for machine in self.there.values()}
         identities |= {change.machine.pk or -change.row.line: change.after["identity"] for change in changes}
-        owners = Counter(value for identity in identities.values() for value in smbios.telling(identity))
+        owners = Counter(value for identity in identities.values() for value in smbios.distinctive(identity))
         for change in changes:
             for name, text in change.after["identity"].items() if "identity" in change.differing else ():
                 if smbios.is_placeholder(name, text):

@@ -1,11 +1,14 @@
-"""What the site knows: machines, rescue images, rescues, keys, sightings, and the log of all that happened."""
+"""Machines, rescue images, rescues, SSH keys, API tokens, sightings, notifications and the audit log."""
 
 from machines.models.api_token import APIToken
 from machines.models.audit import Actor, AuditEntry
+from machines.models.delivery import Delivery
 from machines.models.image import ImageFile, RescueImage
+from machines.models.last_contact import LastContact
 from machines.models.login_failure import LoginFailure
-from machines.models.machine import AllowedNetwork, LastContact, MACAddress, Machine
-from machines.models.notification import Delivery, NotificationRule
+from machines.models.machine import Machine
+from machines.models.machine_addresses import AllowedNetwork, MACAddress
+from machines.models.notification import NotificationRule
 from machines.models.rescue import Rescue, RescueFile
 from machines.models.sighting import Sighting
 from machines.models.ssh_key import SSHKey

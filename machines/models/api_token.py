@@ -1,4 +1,4 @@
-"""API tokens: with one a program may do what its user may. Only a hash is kept."""
+"""API tokens. A program with a token has the permissions of the token's user. The site stores only a hash."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: By which people, and programs that look for leaked secrets, recognise one.
+#: The prefix helps people and secret scanners to recognise a token.
 PREFIX = "rs_"
 _BYTES = 32
-#: A clear text longer than this is none of ours.
+#: A longer text cannot be a token of this site.
 _MAX_LENGTH = 200
-#: `last_used_at` is written so often at most.
+#: `last_used_at` is updated at most this often.
 USE_NOTED_EVERY = timedelta(minutes=1)
 
 
@@ -34,17 +34,17 @@ class APITokenQuerySet(models.QuerySet["APIToken"]):
     def make(
         self, user: User, name: str, expires_at: datetime | None = None, *, actor: Actor | None = None
     ) -> tuple[APIToken, str]:
-        """A new token of `user` and its clear text, which nobody can find out later. Raises ValidationError."""
+        """Return a new token of `user` and its clear text, which is not stored. Raises ValidationError."""
         token = self.model(user=user, name=name, expires_at=expires_at)
         return token, token.issue(actor or Actor.of_user(user))
 
     def usable(self, now: datetime | None = None) -> APITokenQuerySet:
-        """Those that have not expired, of users who are active."""
+        """Return the tokens of active users that have not expired."""
         lives = Q(expires_at__isnull=True) | Q(expires_at__gt=now or timezone.now())
         return self.filter(lives, user__is_active=True)
 
     def revoke_all(self, user: User, actor: Actor) -> int:
-        """Delete all tokens of a user, with an audit entry for each; returns how many."""
+        """Delete all tokens of a user, with an audit entry for each. Return their number."""
         with transaction.atomic():
             tokens = list(self.filter(user=user))
             for token in tokens:
@@ -52,10 +52,10 @@ class APITokenQuerySet(models.QuerySet["APIToken"]):
         return len(tokens)
 
     def find(self, clear: str) -> APIToken | None:
-        """The usable token with this clear text, with its user."""
+        """Return the usable token with this clear text, with its user."""
         if not clear.startswith(PREFIX) or len(clear) > _MAX_LENGTH:
             return None
-        # Only who knows the token knows its hash: how long the look-up takes tells nothing.
+        # The time of the look-up reveals nothing: an attacker cannot choose the hash.
         return self.usable().select_related("user").filter(digest=_digest(clear)).first()
 
 
@@ -63,16 +63,16 @@ class APIToken(models.Model):
     """One token of a user."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")
-    name = models.CharField(max_length=100, help_text="What it is for, such as the program that gets it.")
+    name = models.CharField(max_length=100, help_text="For example, the name of the program that uses the token.")
     digest = models.CharField("SHA-256", max_length=64, unique=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     last_used_at = models.DateTimeField("last used", null=True, blank=True, editable=False)
-    expires_at = models.DateTimeField("expires", null=True, blank=True, help_text="Empty: it works until deleted.")
+    expires_at = models.DateTimeField("expires", null=True, blank=True, help_text="If empty, it never expires.")
 
     objects = APITokenQuerySet.as_manager()
 
     class Meta:
-        # Everybody on the staff keeps their own tokens; the admin lets nobody but a superuser touch another's.
+        # Every staff user manages their own tokens. In the admin, only a superuser may view or delete those of others.
         default_permissions = ()
         ordering = ("user", "name")
         verbose_name = "API token"
@@ -80,7 +80,7 @@ class APIToken(models.Model):
             models.UniqueConstraint(
                 fields=["user", "name"],
                 name="api_token_name",
-                violation_error_message="There is a token of this name already.",
+                violation_error_message="A token with this name already exists.",
             )
         ]
 
@@ -89,14 +89,14 @@ class APIToken(models.Model):
 
     def clean(self) -> None:
         if self._state.adding and self.expires_at and self.expires_at <= timezone.now():
-            raise ValidationError({"expires_at": "This time has passed."})
+            raise ValidationError({"expires_at": "This time is in the past."})
 
     @property
     def has_expired(self) -> bool:
         return self.expires_at is not None and self.expires_at <= timezone.now()
 
     def issue(self, actor: Actor) -> str:
-        """Store this new token, with its audit entry, and return its clear text. Raises ValidationError."""
+        """Store this new token with an audit entry, and return its clear text. Raises ValidationError."""
         clear = PREFIX + secrets.token_urlsafe(_BYTES)
         self.digest = _digest(clear)
         self.full_clean()
@@ -106,22 +106,22 @@ class APIToken(models.Model):
         return clear
 
     def delete_audited(self, actor: Actor) -> None:
-        """Delete this token, with its audit entry: it does not work any more."""
+        """Delete this token with an audit entry."""
         with transaction.atomic():
             self._record("deleted", actor)
             self.delete()
 
     def record_use(self) -> None:
-        """Write down that it was used just now, unless that was done within the last minute."""
+        """Update `last_used_at`, unless it was updated within the last minute."""
         now = timezone.now()
         if self.last_used_at and self.last_used_at > now - USE_NOTED_EVERY:
             return
         try:
-            # In a savepoint: whoever asks is answered although the database is busy.
+            # A savepoint: the request succeeds even if this update fails.
             with transaction.atomic():
                 APIToken.objects.filter(pk=self.pk).update(last_used_at=now)
         except DatabaseError:
-            logger.warning("that API token %s was used could not be written down", self.pk, exc_info=True)
+            logger.warning("Cannot record the use of API token %s.", self.pk, exc_info=True)
 
     def snapshot(self) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""The append-only log: what staff did, what a NIC asked, and why it got its answer."""
+"""The append-only audit log: the actions of staff, the requests of network cards, and the reasons of the answers."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from machines.models.machine import Machine
     from machines.models.rescue import Rescue
 
-#: Like answers to one machine within this time share an entry.
+#: Equal answers to one machine within this time share an entry.
 REPEAT = timedelta(minutes=1)
-#: So many entries of one kind a machine may gain in a day from answers that change nothing; later ones are counted.
+#: The number of entries of one kind that a machine may add in a day. Later answers only increase a count.
 DAILY_ENTRIES = 100
-#: What machines and rescue systems asked: nothing that staff edit comes of it.
+#: The actions of machines and rescue systems. They change nothing that staff edit.
 ANSWERS = ("boot", "file_sent", "file_refused", "ready", "up", "up_refused")
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Who does something: a user of the site, somebody at its command line, or nobody (a NIC)."""
+    """The one who acts: a user of the site, a person at the command line, or nobody (a network card)."""
 
     name: str = ""
     user_pk: int | None = None
     source: str | None = None
-    #: Whose rights are the limit; None where there is none, as at the command line.
+    #: The user whose permissions apply. None means all permissions, as at the command line.
     user: AbstractBaseUser | AnonymousUser | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -45,16 +45,16 @@ class Actor:
 
     @property
     def is_superuser(self) -> bool:
-        """Whether nothing limits them: a superuser, or whoever is at the command line."""
+        """Whether the actor is a superuser or works at the command line."""
         return self.user is None or bool(getattr(self.user, "is_superuser", False))
 
     def may(self, permission: str) -> bool:
-        """Whether they have a permission, such as `machines.enable_rescue`."""
+        """Whether the actor has a permission, such as `machines.enable_rescue`."""
         return self.user is None or self.user.has_perm(permission)  # type: ignore[union-attr]
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What of `after` is not as `before` had it, as an entry's details; empty where nothing differs."""
+    """Return the changed values as the details of an audit entry; empty if nothing changed."""
     changed = [name for name in after if after[name] != before.get(name)]
     if not changed:
         return {}
@@ -62,44 +62,38 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
 
 class AuditQuerySet(models.QuerySet["AuditEntry"]):
-    """Entries are added, and like ones counted; nothing here edits or removes one."""
+    """Adds entries and counts equal ones. It does not edit or delete entries, except in `prune`."""
 
-    def record(
-        self,
-        action: str,
-        *,
-        actor: Actor | None = None,
-        machine: Machine | None = None,
-        rescue: Rescue | None = None,
-        at: datetime | None = None,
-        **fields: Any,
-    ) -> AuditEntry:
-        """Add one entry, and queue what others are to be told of it. `fields` are the remaining columns."""
-        entry = self.entry(action, actor=actor, machine=machine, rescue=rescue, at=at, **fields)
+    def record(self, action: str, *, rescue: Rescue | None = None, **fields: Any) -> AuditEntry:
+        """Add one entry and queue the notifications about it. `fields` are those of `entry`."""
+        return self._add(self.entry(action, rescue=rescue, **fields), rescue)
+
+    @staticmethod
+    def _add(entry: AuditEntry, rescue: Rescue | None) -> AuditEntry:
         entry.save(force_insert=True)
         audit_recorded.send(AuditEntry, entry=entry, rescue=rescue)
         return entry
 
     def newest(self) -> int:
-        """The number of the newest entry; 0 where there is none."""
+        """Return the primary key of the newest entry; 0 if there is none."""
         return self.order_by("-pk").values_list("pk", flat=True).first() or 0
 
     def changed_since(self, number: int) -> bool:
-        """Whether somebody changed anything since the entry `number`; what machines ask is no change."""
+        """Whether anything was changed since the entry `number`. Requests of machines do not count as changes."""
         return self.filter(pk__gt=number).exclude(action__in=ANSWERS).exists()
 
     def record_answer(
         self, action: str, *, machine: Machine, at: datetime, rescue: Rescue | None = None, **fields: Any
     ) -> None:
-        """Count an answer to a machine: like ones within a minute share an entry, and a day's entries are bounded.
+        """Record an answer to a machine. Equal answers within a minute share an entry; a daily limit applies.
 
-        Others are told of a new entry only. Call it in a transaction that holds the machine's row, so that like
-        answers at one moment find each other.
+        Only a new entry causes notifications. Call it in a transaction that locks the machine's row. Otherwise equal
+        answers at the same moment would each add an entry.
         """
         self.record_answers([(self.entry(action, machine=machine, rescue=rescue, at=at, **fields), rescue)], at)
 
     def record_answers(self, answers: Sequence[tuple[AuditEntry, Rescue | None]], at: datetime) -> None:
-        """As `record_answer`, for new entries of many machines at one time, in a constant number of statements."""
+        """Do what `record_answer` does for the entries of many machines, in a constant number of SQL statements."""
         if not answers:
             return
         machines = {entry.machine_pk for entry, _ in answers}
@@ -133,7 +127,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
             audit_recorded.send(AuditEntry, entry=entry, rescue=rescue)
 
     def record_unknown(self, action: str, *, at: datetime, count: int = 1, **fields: Any) -> None:
-        """Count answers to nobody in particular: one entry for each reason and minute, whoever asked."""
+        """Record answers to unknown clients: one entry for each reason and minute, for all clients together."""
         key = f"{fields['reason']} {at:%Y-%m-%dT%H:%M}"
         if self._count(self.filter(shared_key=key), at, count):
             return
@@ -141,21 +135,21 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
             with transaction.atomic():
                 self.entry(action, at=at, shared_key=key, count=count, **fields).save(force_insert=True)
         except IntegrityError:
-            # Another process made this minute's entry between our two statements.
+            # Another process added this minute's entry between our two statements.
             self._count(self.filter(shared_key=key), at, count)
 
     def prune(self, before: datetime, actor: Actor) -> int:
-        """Remove the entries made before a time, and say so in one of their own; returns how many.
+        """Delete the entries before a time and record that in one entry. Return the number of deleted entries.
 
-        In several transactions, each of which says what was removed until then: boot answers get their turn.
+        It uses several short transactions, so that boot answers need not wait. Each updates the entry.
         """
-        removed, said = 0, None
+        removed, summary = 0, None
         for portion in portions(self.filter(at__lt=before)):
             with transaction.atomic():
                 removed += models.QuerySet.delete(self.filter(pk__in=portion))[0]
                 details = {"before": before.isoformat(), "entries": removed}
-                said = said or self.record("audit_pruned", actor=actor, details=details)
-                models.QuerySet.update(self.filter(pk=said.pk), details=details)
+                summary = summary or self.record("audit_pruned", actor=actor, details=details)
+                models.QuerySet.update(self.filter(pk=summary.pk), details=details)
         return removed
 
     def delete(self) -> Never:
@@ -174,7 +168,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         at: datetime | None = None,
         **fields: Any,
     ) -> AuditEntry:
-        """An entry that is not stored yet."""
+        """Return an entry that is not stored yet. `fields` are further columns."""
         actor = actor or Actor()
         fields.setdefault("source", actor.source)
         if machine:
@@ -188,13 +182,13 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         )
 
     def _full(self, machines: Collection[int | None], at: datetime) -> set[tuple[Any, ...]]:
-        """Machine, action and outcome of which the last day has as many entries as there may be."""
+        """Return (machine, action, outcome) where the entries of the last day have reached the daily limit."""
         today = self.filter(machine_pk__in=machines, at__gt=at - timedelta(days=1)).order_by()
         numbers = today.values_list("machine_pk", "action", "outcome").annotate(number=Count("pk"))
         return {tuple(kind) for *kind, number in numbers.filter(number__gte=DAILY_ENTRIES)}
 
     def _count_today(self, entry: AuditEntry) -> bool:
-        """Count `entry` with the latest of the last day that is like it, from wherever; False where there is none."""
+        """Count `entry` in the latest equal entry of the last day, from any source. Return False if there is none."""
         like = {name: getattr(entry, name) for name in ("machine_pk", "rescue_pk", "action", "reason", "subject")}
         latest = self.filter(**like, at__gt=entry.at - timedelta(days=1)).order_by("-at").values("pk")[:1]
         return self._count(self.filter(pk=models.Subquery(latest)), entry.at, entry.count)
@@ -204,7 +198,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
 
 
 def _like(entry: AuditEntry) -> tuple[Any, ...]:
-    """What is the same of answers that share an entry."""
+    """Return the values that are equal in answers that share an entry."""
     return entry.machine_pk, entry.rescue_pk, entry.action, entry.reason, entry.subject, entry.source
 
 
@@ -216,14 +210,14 @@ def _by_number(counted: Counter[int]) -> dict[int, list[int]]:
 
 
 class AuditIsAppendOnlyError(TypeError):
-    """Somebody's code tried to change or remove an audit entry."""
+    """Code tried to change or delete an audit entry."""
 
     def __init__(self) -> None:
-        super().__init__("audit entries are never changed or deleted; manage.py prune_audit removes old ones")
+        super().__init__("Audit entries cannot be changed or deleted. Use manage.py prune_audit to remove old ones.")
 
 
 class AuditEntry(models.Model):
-    """One line of the log. Names are stored as text: what they name may be gone when somebody reads the line."""
+    """One entry of the audit log. Names are stored as text, because the objects may be deleted later."""
 
     at = models.DateTimeField(default=timezone.now)
     repeated_at = models.DateTimeField(null=True, blank=True)
@@ -237,10 +231,10 @@ class AuditEntry(models.Model):
     action = models.CharField(max_length=40)
     outcome = models.CharField(max_length=10, blank=True)
     reason = models.CharField(max_length=500, blank=True)
-    #: What else the entry is about: the name of an image, a key, a file.
+    #: The name of the object, such as an image, a key or a file.
     subject = models.CharField(max_length=150, blank=True)
     details: models.JSONField[Mapping[str, Any], Mapping[str, Any]] = models.JSONField(default=dict, blank=True)
-    #: Set only where strangers share an entry, and then unique.
+    #: The key of an entry that unknown clients share.
     shared_key = models.CharField(max_length=60, null=True, unique=True, editable=False)  # noqa: DJ001 - unique
 
     objects = AuditQuerySet.as_manager()

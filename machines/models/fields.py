@@ -1,4 +1,4 @@
-"""Model fields that keep addresses in their one form, on the way in and in every query."""
+"""Model fields that store addresses in a normal form. Queries use the same form."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ from machines.addresses import (
 
 
 class _NormalisedCharField(models.CharField[str, str]):
-    """Text that `normalise` brings into one form; it raises AddressError for what it cannot read."""
+    """Text that `normalise` converts into its normal form. `normalise` raises AddressError for other text."""
 
     @staticmethod
     def normalise(text: str) -> str:
@@ -37,17 +37,17 @@ class _NormalisedCharField(models.CharField[str, str]):
         return self.to_python(value)
 
     def clean(self, value: Any, model_instance: models.Model | None) -> Any:
-        # The text typed may be longer than the form it is stored in.
+        # The input may be longer than its normal form.
         return super().clean(self.to_python(value), model_instance)
 
     def formfield(self, **kwargs: Any) -> Any:
-        # Also in the form: it compares what was typed twice before the model sees it.
+        # The form normalises too, because it looks for duplicates before the model sees the values.
         form_class = partial(NormalisedFormField, self.normalise)
         return super().formfield(**{"form_class": form_class, "max_length": (self.max_length or 0) + 20, **kwargs})
 
 
 class NormalisedFormField(forms.CharField):
-    """Text that `normalise` brings into one form; it raises AddressError for what it cannot read."""
+    """The form field of a `_NormalisedCharField`."""
 
     def __init__(self, normalise: Callable[[str], str], **kwargs: Any) -> None:
         self._normalise = normalise
@@ -71,7 +71,7 @@ class MACAddressField(_NormalisedCharField):
 
 
 class NetworkField(_NormalisedCharField):
-    """An IPv4 or IPv6 host or CIDR block, stored as Python's ipaddress writes it; a host without /32 or /128."""
+    """An IPv4 or IPv6 host or CIDR block, stored as Python's ipaddress writes it. A host has no /32 or /128."""
 
     normalise = staticmethod(normalise_network)
 

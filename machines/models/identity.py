@@ -1,4 +1,4 @@
-"""What a machine must say of itself to be believed."""
+"""The identity of a machine: the values that its requests must contain."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from machines import smbios
 from machines.addresses import parse_ip
 from machines.boot.request import MAX_VALUE, UNDERSTOOD
 
-#: Shorter than what is kept of a request, so that a value that was cut cannot match.
+#: Shorter than the stored values of a request, so that a truncated value cannot match.
 MAX_EXPECTED = MAX_VALUE - 1
 IDENTITY_NAMES = (*UNDERSTOOD, "user_agent")
 
 
 def check_identity(value: Any) -> None:
-    """Raise ValidationError unless `value` maps names that a NIC can send to texts that it can send."""
+    """Raise ValidationError unless `value` maps names that a network card can send to possible values."""
     if not isinstance(value, Mapping):
-        raise ValidationError('Write it like {"uuid": "…", "serial": "…"}.')
+        raise ValidationError('Enter the identity like {"uuid": "…", "serial": "…"}.')
     for name, expected in value.items():
         if name not in IDENTITY_NAMES:
-            raise ValidationError(f"“{name}” is nothing that a NIC sends; known are: {', '.join(IDENTITY_NAMES)}.")
+            raise ValidationError(f"“{name}” is not a valid name. Use one of: {', '.join(IDENTITY_NAMES)}.")
         if not isinstance(expected, str) or not expected.strip() or len(expected) > MAX_EXPECTED:
-            raise ValidationError(f"What is expected of “{name}” must be a text of 1 to {MAX_EXPECTED} characters.")
+            raise ValidationError(f"The value of “{name}” must be a text of 1 to {MAX_EXPECTED} characters.")
         if not expected.isprintable():
-            raise ValidationError(f"What is expected of “{name}” holds a character that no NIC sends.")
+            raise ValidationError(f"The value of “{name}” contains a character that a network card cannot send.")
         if name in smbios.ADDRESSES and parse_ip(expected) is None:
-            raise ValidationError(f"What is expected of “{name}” must be an IP address.")
+            raise ValidationError(f"The value of “{name}” must be an IP address.")
         try:
             smbios.normalise(name, expected)
         except ValueError as error:
@@ -38,13 +38,13 @@ def check_identity(value: Any) -> None:
 
 
 class IdentityField(models.JSONField[dict[str, str], dict[str, str]]):
-    """A mapping of names that a NIC can send to what this machine sends; empty where nothing is expected."""
+    """A mapping of names to the values that the machine must send. Empty means that nothing is checked."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"default": dict, "blank": True, "validators": [check_identity], **kwargs})
 
     def clean(self, value: Any, model_instance: models.Model | None) -> Any:
-        """The identity in the form in which it is stored: as vendors meant it, without their padding."""
+        """Return the identity in its stored form, without the padding of vendors."""
         cleaned = super().clean(value, model_instance)
         return {name: smbios.normalise(name, expected) for name, expected in cleaned.items()}
 
@@ -53,7 +53,7 @@ class IdentityField(models.JSONField[dict[str, str], dict[str, str]]):
 
 
 class IdentityFormField(forms.JSONField):
-    """An identity as people edit it: an emptied field expects nothing."""
+    """The form field of an identity. An empty field means an empty mapping."""
 
     def clean(self, value: Any) -> Any:
         return super().clean(value) or {}

@@ -1,4 +1,4 @@
-"""Rescue images, and the files that they are made of."""
+"""Rescue images and their files."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from machines.integrity import Condition
 from machines.models.audit import Actor, AuditEntry, differences
 from machines.models.stored_file import StoredFile
 
-#: A command line longer than this is cut by the x86 kernel (COMMAND_LINE_SIZE), less what the site appends.
+#: The x86 kernel cuts longer command lines (COMMAND_LINE_SIZE). The site needs some of that length for its own words.
 MAX_COMMAND_LINE = 1800
 MAX_CHAIN_SCRIPT = 64 * 1024
-#: So many of the machines that name an image its audit entries name in turn.
+#: An audit entry about an image lists at most this many machines that use it.
 MACHINES_NAMED = 200
-#: Folders are for systems that look for their files below an address, such as sysresccd/x86_64/airootfs.sfs.
+#: A name may contain folders: some systems expect them below the URL, such as sysresccd/x86_64/airootfs.sfs.
 _FILE_NAME = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
-#: Room for what the placeholder for the files' address becomes: a site's name, a token.
+#: The longest URL that may replace the placeholder: it contains the site's name and a token.
 _URL_ROOM = 150
 _BEHIND_URL = re.compile(re.escape(script.URL) + r"/?([A-Za-z0-9._/-]*)")
 
 
 class Upload(NamedTuple):
-    """A file for an image: what it is, its bytes, and the name of a further file."""
+    """A file for an image. Only a further file needs a name."""
 
     kind: str
     stored: StoredFile
@@ -41,9 +41,9 @@ class RescueImageQuerySet(models.QuerySet["RescueImage"]):
     def add(
         self, values: Mapping[str, Any], uploads: Iterable[Upload], actor: Actor, *, default: bool = False
     ) -> RescueImage:
-        """Add an image with its files and its audit entry; all or nothing.
+        """Add an image with its files and an audit entry, in one transaction.
 
-        Raises ValidationError, also for an image that could not be booted.
+        Raises ValidationError, also if the image could not be booted.
         """
         image = self.model(**values)
         with image.addition(actor, default=default):
@@ -56,9 +56,9 @@ class RescueImageQuerySet(models.QuerySet["RescueImage"]):
         return image
 
     def replace(self, values: Mapping[str, Any], uploads: Sequence[Upload], actor: Actor) -> RescueImage:
-        """Let the image of this name have these values and files and no others, and be the default.
+        """Add or replace the image with this name and make it the default, with an audit entry, in one transaction.
 
-        With its audit entry; all or nothing. Raises ValidationError.
+        The image keeps none of its old files. Raises ValidationError.
         """
         image = self.filter(name=values["name"]).first()
         if image is None:
@@ -70,15 +70,15 @@ class RescueImageQuerySet(models.QuerySet["RescueImage"]):
         return self.filter(is_default=True).first()
 
     def most_fetched(self) -> int:
-        """How many files a machine fetches at most before it boots one of these images."""
+        """Return the largest number of files that a machine fetches to boot one of these images."""
         booted = Q(files__kind__in=(ImageFile.Kind.KERNEL, ImageFile.Kind.INITRD))
         counts = self.annotate(number=models.Count("files", filter=booted)).values_list("number", flat=True)
-        # Besides them, what the site makes: the archive, and `ready`.
+        # The site adds two: its archive, and `ready`.
         return max([script.USUAL_FILES, *(number + 2 for number in counts)])
 
 
 class RescueImage(models.Model):
-    """A small system to boot for a rescue: a kernel with its initrds and command line, or an iPXE script to chain."""
+    """A rescue system to boot: a kernel with its initrds and command line, or an iPXE script to chain."""
 
     class Architecture(models.TextChoices):
         X86_64 = "x86_64", "x86, 64 bit"
@@ -95,25 +95,25 @@ class RescueImage(models.Model):
     command_line = models.CharField(
         max_length=MAX_COMMAND_LINE,
         blank=True,
-        help_text="For the kernel. The site appends BOOTIF=01-(MAC address) and initrd=(name) for each initrd, and "
-        "replaces {url} by the address below which this rescue's files lie: fetch={url}/root.squashfs",
+        help_text="For the kernel. The site appends BOOTIF=01-(MAC address), and initrd=(name) for each initrd. It "
+        "replaces {url} by the base URL of the files, for example in fetch={url}/root.squashfs.",
     )
     chain_script = models.TextField(
         blank=True,
         max_length=MAX_CHAIN_SCRIPT,
-        help_text="An iPXE script to run instead of a kernel; must begin with #!ipxe. It may fetch this image's "
-        "further files by their bare names.",
+        help_text="An iPXE script to run instead of a kernel. It must begin with #!ipxe. It may fetch the further "
+        "files of this image by their names.",
     )
     reports = models.BooleanField(
         "reports that it is up",
         default=False,
-        help_text="Whether the system posts to the site once it can be logged in to. One that does not counts as up "
-        "two minutes after its files have arrived.",
+        help_text="Select this if the system sends a report to the site as soon as it accepts logins. Otherwise it "
+        "counts as up two minutes after its files have arrived.",
     )
     is_default = models.BooleanField(
         "default",
         default=False,
-        help_text="Taken where neither the machine nor the person enabling names an image.",
+        help_text="The site uses this image if neither the machine nor the rescue has another one.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -126,12 +126,12 @@ class RescueImage(models.Model):
                 fields=["is_default"],
                 condition=Q(is_default=True),
                 name="one_default_image",
-                violation_error_message="Another image is the default already.",
+                violation_error_message="Another image is already the default.",
             ),
             models.CheckConstraint(
                 condition=Q(chain_script="") | Q(command_line=""),
                 name="image_chains_or_boots_a_kernel",
-                violation_error_message="An image that chains a script has no kernel command line.",
+                violation_error_message="An image with an iPXE script cannot have a kernel command line.",
             ),
         ]
 
@@ -145,23 +145,21 @@ class RescueImage(models.Model):
         except script.UnsafeLineError as error:
             errors["command_line"] = f"The command line {error}."
         if named := [word for word in self.command_line.split() if word.startswith("initrd=")]:
-            errors["command_line"] = (
-                f"Leave “{named[0]}” out: the site adds initrd= with the right name for each initrd."
-            )
+            errors["command_line"] = f"Remove “{named[0]}”. The site adds initrd= with the right name for each initrd."
         placeholders = self.command_line.count(script.URL)
         if placeholders and len(self.command_line) + placeholders * _URL_ROOM > MAX_COMMAND_LINE:
             errors["command_line"] = (
-                f"The command line may become too long: each {script.URL} takes up to {_URL_ROOM} characters, and "
-                f"there is room for {MAX_COMMAND_LINE}."
+                f"The command line may become too long. Each {script.URL} needs up to {_URL_ROOM} characters, and the "
+                f"limit is {MAX_COMMAND_LINE}."
             )
         self.chain_script = self.chain_script.replace("\r\n", "\n")
         if self.chain_script and self.chain_script.partition("\n")[0].rstrip() != "#!ipxe":
-            errors["chain_script"] = "An iPXE script begins with a line “#!ipxe”, without anything before it."
+            errors["chain_script"] = "The first line of an iPXE script must be “#!ipxe”."
         if errors:
             raise ValidationError(errors)
 
     def snapshot(self) -> dict[str, Any]:
-        """The image as audit entries, the API and the command line show it; its files read at once or before."""
+        """Return the image as audit entries, the API and the command line show it, with at most one query for files."""
         files = self.files.all()
         if "files" not in getattr(self, "_prefetched_objects_cache", {}):
             files = files.select_related("stored")
@@ -188,15 +186,15 @@ class RescueImage(models.Model):
         default: bool | None = None,
         keep_files: bool = True,
     ) -> None:
-        """Change what `values` name, with the audit entry; all or nothing.
+        """Set `values` and files with an audit entry, in one transaction.
 
-        A new kernel takes the old one's place, new initrds that of all old ones, a further file that of its
-        name; without `keep_files`, no old file stays. Raises ValidationError, also for what would keep an image from
-        booting that could be booted before.
+        A new kernel replaces the old one. New initrds replace all old ones. A further file replaces the one with the
+        same name. Without `keep_files`, all old files are removed. Raises ValidationError, also if the image could be
+        booted before and could not be booted after the change.
         """
         with self.change(actor, default=default):
             self.refresh_from_db()
-            was_bad = self.problem()
+            old_problem = self.problem()
             for name, value in values.items():
                 setattr(self, name, value)
             self.full_clean()
@@ -208,12 +206,12 @@ class RescueImage(models.Model):
             for upload in uploads:
                 self.attach_stored(*upload)
             problem = self.problem()
-            if problem and not was_bad:
+            if problem and not old_problem:
                 raise ValidationError(problem)
 
     @contextmanager
     def addition(self, actor: Actor, *, default: bool = False) -> Iterator[None]:
-        """What the block stores of this new image and its files is one addition, with one audit entry."""
+        """Run the block that stores this new image and its files in one transaction, with one audit entry."""
         with transaction.atomic():
             yield
             added = RescueImage.objects.get(pk=self.pk).snapshot()
@@ -223,12 +221,12 @@ class RescueImage(models.Model):
 
     @contextmanager
     def change(self, actor: Actor, *, default: bool | None = None) -> Iterator[None]:
-        """What the block stores of this image and its files is one change, with one audit entry; none without one.
+        """Run the block that changes this image and its files in one transaction, with one audit entry.
 
-        Whether it is the default is left as it is where `default` is None.
+        There is no entry if nothing changed. `default` None keeps the default image as it is.
         """
         with transaction.atomic():
-            # As it is stored: this one may hold what somebody has typed.
+            # Read the stored image: this object may already contain the values of a form.
             before = RescueImage.objects.select_for_update().get(pk=self.pk).snapshot()
             yield
             if default:
@@ -241,7 +239,7 @@ class RescueImage(models.Model):
             transaction.on_commit(StoredFile.objects.discard_unused)
 
     def delete_audited(self, actor: Actor) -> None:
-        """Delete the image, with its audit entry; machines that name it fall back to the default."""
+        """Delete the image with an audit entry. Machines that use it then use the default image."""
         with transaction.atomic():
             machines = [machine.name for machine in self.machines.all()[:MACHINES_NAMED]]
             details = {**self.snapshot(), "machines": machines}
@@ -250,9 +248,9 @@ class RescueImage(models.Model):
             transaction.on_commit(StoredFile.objects.discard_unused)
 
     def make_default(self, actor: Actor) -> None:
-        """Let this image be the default, and no other; nothing where it is already.
+        """Make this image the default.
 
-        Raises PermissionDenied where `actor` may not change images, and there are others.
+        Raises PermissionDenied if there are other images and `actor` may not change images.
         """
         if self.is_default:
             return
@@ -261,9 +259,9 @@ class RescueImage(models.Model):
 
     def _make_default(self, actor: Actor) -> None:
         former = RescueImage.objects.default()
-        # Without a default, machines that name no image would boot this one from now on.
+        # A new default changes what machines without an image of their own boot.
         if RescueImage.objects.exclude(pk=self.pk).exists() and not actor.may("machines.change_rescueimage"):
-            raise PermissionDenied("Only who may change images can make one the default.")
+            raise PermissionDenied("You need the permission to change rescue images to choose the default image.")
         AuditEntry.objects.record(
             "default_image_changed",
             actor=actor,
@@ -275,29 +273,29 @@ class RescueImage(models.Model):
         self.is_default = True
 
     def problem(self) -> str | None:
-        """Why this image cannot be booted, for the person who wants to; None where it can."""
+        """Return why this image cannot be booted, as a message for people; None if it can."""
         files = list(self.files.select_related("stored"))
         kinds = {file.kind for file in files}
         if not self.chain_script and ImageFile.Kind.KERNEL not in kinds:
-            return f"Image “{self.name}” has no kernel; upload one."
+            return f"Image “{self.name}” has no kernel. Upload one."
         conditions = {file.name: file.stored.condition() for file in files}
         if lost := [name for name, condition in conditions.items() if condition is Condition.LOST]:
-            return f"Image “{self.name}” has lost {', '.join(lost)} from the data directory; upload it again."
+            return f"Image “{self.name}”: {', '.join(lost)} is missing from the data directory. Upload it again."
         if damaged := [name for name, condition in conditions.items() if condition is Condition.DAMAGED]:
-            return f"Image “{self.name}”: {', '.join(damaged)} is damaged in the data directory; upload it again."
+            return f"Image “{self.name}”: {', '.join(damaged)} is damaged in the data directory. Upload it again."
         served = {file.name for file in files} | {script.ARCHIVE, script.KEYS, script.UP, ""}
         for name in _BEHIND_URL.findall(self.command_line):
-            # What ends in a slash, or begins a name, is for the booted system to complete.
+            # The booted system may complete a name that ends in a slash or is the beginning of a file's name.
             if name.strip("/") not in served and not any(one.startswith(name) for one in served):
-                return f"Image “{self.name}” has no file “{name}”, which its command line names; upload it."
+                return f"Image “{self.name}” has no file “{name}”, but its command line names it. Upload the file."
         return None
 
     def read_changed(self) -> None:
-        """Read those of its files again that have changed. Not in a transaction: others would wait for it."""
+        """Check the files that have changed on disk. Do not call it in a transaction: others would wait for it."""
         StoredFile.objects.filter(image_files__image=self).read_changed()
 
     def attach(self, kind: str, chunks: Iterable[bytes], name: str = "") -> ImageFile:
-        """Store the bytes of `chunks` and attach them, once their name is known to be good; see `attach_stored`."""
+        """Check the name, store the bytes of `chunks` and attach the file. See `attach_stored`."""
         if kind == ImageFile.Kind.FILE:
             ImageFile.check_name(kind, name)
         return self.attach_stored(kind, StoredFile.objects.store(chunks), name)
@@ -327,7 +325,7 @@ class RescueImage(models.Model):
 
 
 class ImageFile(models.Model):
-    """A file of an image, under the name by which it is served."""
+    """A file of an image. The site serves it under its name."""
 
     class Kind(models.TextChoices):
         KERNEL = "kernel"
@@ -347,7 +345,7 @@ class ImageFile(models.Model):
             models.UniqueConstraint(
                 fields=["image", "name"],
                 name="image_file_name",
-                violation_error_message="The image has a file of this name already.",
+                violation_error_message="The image already has a file with this name.",
             )
         ]
 
@@ -356,12 +354,12 @@ class ImageFile(models.Model):
 
     @classmethod
     def check_name(cls, kind: str, name: str) -> None:
-        """Raise ValidationError where a file of `kind` cannot be served under `name`."""
+        """Raise ValidationError if a file of `kind` cannot be served under `name`."""
         if not _FILE_NAME.fullmatch(name):
             raise ValidationError(
-                f"“{name[:100]}” cannot be a file's name: use letters, digits, “.”, “_” and “-”, and “/” between them."
+                f"“{name[:100]}” is not a valid file name. Use letters, digits, “.”, “_” and “-”, and “/” for folders."
             )
-        own = name in {script.KERNEL, script.READY, script.UP, script.ARCHIVE, script.CHAIN, script.KEYS}
-        own = own or re.fullmatch(r"initrd(-\d+)?", name) is not None
-        if kind == cls.Kind.FILE and own:
-            raise ValidationError(f"“{name}” is a name that the site uses itself; rename the file.")
+        reserved = name in {script.KERNEL, script.READY, script.UP, script.ARCHIVE, script.CHAIN, script.KEYS}
+        reserved = reserved or re.fullmatch(r"initrd(-\d+)?", name) is not None
+        if kind == cls.Kind.FILE and reserved:
+            raise ValidationError(f"The site uses the name “{name}” itself. Rename the file.")

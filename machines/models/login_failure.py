@@ -1,7 +1,7 @@
-"""Log-ins that failed, counted by address, so that passwords cannot be guessed at leisure.
+"""Limit failed logins for each address, against guessing of passwords.
 
-In the database, as several processes answer. A try is counted before the password is looked at, and given back where it
-was right: who tries many at once gets no further than who tries one after the other.
+The counts are in the database, because several processes answer. The site counts a try before it checks the password
+and subtracts it after a successful login. So parallel tries have the same limit as sequential ones.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from django.utils import timezone
 from machines.addresses import IPAddress
 from machines.models.audit import AuditEntry
 
-#: So many may fail from one address within the time; then it waits until the time since the first is over.
+#: The number of failed logins that one address may have within the window. The window begins with the first one.
 ALLOWED = 10
 WINDOW = timedelta(minutes=10)
-#: So many addresses are remembered; the oldest make room.
+#: The number of addresses in the table. The oldest are dropped.
 MAX_ADDRESSES = 10_000
 
 
 def block_of(source: IPAddress | None) -> str:
-    """What counts as one address: of IPv6 the /64, which is one customer's."""
+    """Return the address block to count. For IPv6 this is the /64 network, which belongs to one customer."""
     if isinstance(source, IPv6Address):
         return str(ip_network((source, 64), strict=False))
     return str(source) if source else "unknown"
@@ -33,16 +33,16 @@ def block_of(source: IPAddress | None) -> str:
 
 class LoginFailureQuerySet(models.QuerySet["LoginFailure"]):
     def wait(self, source: IPAddress | None, now: datetime | None = None) -> timedelta | None:
-        """How long nobody may log in from there; None where they may."""
+        """Return how long logins from the address are blocked; None if they are not."""
         now = now or timezone.now()
         since = self.filter(address=block_of(source), since__gt=now - WINDOW, count__gte=ALLOWED).values_list("since")
         first = since.first()
         return first[0] + WINDOW - now if first else None
 
     def reserve(self, source: IPAddress | None, now: datetime | None = None) -> timedelta | None:
-        """Count a try before it is made; None where it may be. Otherwise how long to wait, and nothing is counted.
+        """Count a try before the password is checked. Return None if the try is allowed, otherwise how long to wait.
 
-        Counting and looking are one statement: of many tries at one moment no more pass than are left.
+        One statement checks and counts, so parallel tries cannot exceed the limit.
         """
         now, address = now or timezone.now(), block_of(source)
         left = self.filter(address=address, since__gt=now - WINDOW, count__lt=ALLOWED)
@@ -53,16 +53,16 @@ class LoginFailureQuerySet(models.QuerySet["LoginFailure"]):
                 self._make_room(now)
                 self.create(address=address, since=now, count=1)
         except IntegrityError:
-            # None is left, or another process was faster.
+            # The limit is reached, or another process added the row first.
             return None if left.update(count=F("count") + 1) else self.wait(source, now) or WINDOW
         return None
 
     def give_back(self, source: IPAddress | None) -> None:
-        """The try that was counted was no failure."""
+        """Subtract a try that was counted: the login succeeded."""
         self.filter(address=block_of(source), count__gt=0).update(count=F("count") - 1)
 
     def failed(self, source: IPAddress | None, now: datetime | None = None) -> None:
-        """The try that was counted has failed; where it was the last, the audit log is told, once."""
+        """Handle a failed try. If the limit is reached, add one audit entry."""
         now, address = now or timezone.now(), block_of(source)
         full = self.filter(address=address, since__gt=now - WINDOW, count__gte=ALLOWED).first()
         if full is None:
@@ -74,7 +74,7 @@ class LoginFailureQuerySet(models.QuerySet["LoginFailure"]):
                 source=str(source) if source else None,
                 subject=address,
                 details={"failures": ALLOWED, "minutes": WINDOW // timedelta(minutes=1)},
-                # Tries that failed at one moment would each tell.
+                # Parallel tries would each add an entry without this key.
                 shared_key=f"{address} {full.since.timestamp():.0f}",
             )
 
@@ -85,7 +85,7 @@ class LoginFailureQuerySet(models.QuerySet["LoginFailure"]):
 
 
 class LoginFailure(models.Model):
-    """An address from which log-ins failed, since when, and how many."""
+    """The number of failed logins from one address since a time."""
 
     address = models.CharField(max_length=43, unique=True)
     since = models.DateTimeField(db_index=True)

@@ -1,4 +1,4 @@
-"""Machines, and how the site knows one when it asks."""
+"""Machines, and how the site recognises their requests."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.validators import RegexValidator
 from django.db import models, transaction
 from django.db.models import F, Q
-from django.db.models.functions import Length, Lower
-from django.utils import timezone
+from django.db.models.functions import Lower
 from django.utils.functional import cached_property
 
 from machines import machine_fields, smbios
 from machines.addresses import AddressError, IPNetwork, normalise_mac, normalise_network, parse_network, with_usual_macs
 from machines.boot.decide import MachineFacts, address_objection, identity_objection
-from machines.boot.request import MAX_VALUE, BootRequest
+from machines.boot.request import BootRequest
 from machines.machine_fields import ALWAYS_EDITABLE, NETWORK_FIELDS, NETWORK_PARTS, TEXTS
 from machines.models.audit import Actor, AuditEntry, differences
-from machines.models.fields import HostsField, InterfacesField, MACAddressField, NetworkField
+from machines.models.fields import HostsField, InterfacesField
 from machines.models.identity import IDENTITY_NAMES, IdentityField
+from machines.models.machine_addresses import AllowedNetwork, MACAddress
 from machines.models.rescue import Rescue
 from machines.models.sighting import Sighting
 from machines.models.validation import Errors, collecting, raise_if_errors
@@ -33,32 +33,37 @@ if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
     from django.contrib.auth.models import AnonymousUser
 
+    from machines.models.last_contact import LastContact
+
 MACHINE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
-#: The permission to switch rescue on and off.
+#: The permission to enable and disable rescue.
 ENABLE_RESCUE = "machines.enable_rescue"
 
-#: Networks that exclude nobody.
-EVERYWHERE = ("0.0.0.0/0", "::/0")
+IDENTITY_IN_RESCUE = "Another machine has this identity value, and its rescue is active."
 
-models.CharField.register_lookup(Length)
+#: Networks that contain every address.
+EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 
 class MachineLockedError(PermissionDenied):
-    """A rescue is active, and who the machine is says what it starts; the message says who may change it."""
+    """The machine has an active rescue, and the user lacks the permission to enable rescue.
+
+    The machine's addresses, identity and image decide what boots and where. So this user may not change them now.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"A rescue of {name} is active: until it ends, only those who may enable rescues change who this machine "
-            "is. Its notes can be changed."
+            f"A rescue of {name} is active. Until it ends, you need the permission to enable rescue to change anything "
+            "but the notes."
         )
 
 
 class MachineQuerySet(models.QuerySet["Machine"]):
     def add(self, name: str, *, actor: Actor, **values: Any) -> Machine:
-        """Add a machine with its addresses and its audit entry; all or nothing.
+        """Add a machine with its addresses and an audit entry, in one transaction.
 
-        `values` are those of `Machine.revise`. Raises ValidationError for a name or an address that is taken or none.
+        `values` are those of `Machine.revise`. Raises ValidationError, for example for a name or address in use.
         """
         with transaction.atomic():
             machine = Machine()
@@ -71,13 +76,13 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         return machine
 
     def asking_as(self, macs: Collection[str]) -> dict[str, Machine]:
-        """The machines that `macs` belong to, by MAC address, with their networks and current rescues.
+        """Return the machines with the addresses `macs`, by address, with their networks and current rescues.
 
-        One query for all of them, and two more where there are rescues. Cards of one machine get the same object.
+        It makes one query, and two more if there are rescues. Two addresses of one machine give the same object.
         """
         if not macs:
             return {}
-        # A row for each network, so that one query does.
+        # The join gives one row for each network.
         rows = self.filter(macs__address__in=macs).annotate(
             mac=F("macs__address"), network=F("allowed_networks__network")
         )
@@ -100,15 +105,12 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         return found
 
     def lock_all(self, pks: Collection[int]) -> set[int]:
-        """Hold the rows of machines for the rest of the transaction, in the order of their keys; returns those there.
-
-        See `Machine.lock`.
-        """
+        """Lock the rows of machines in the order of their keys, as `Machine.lock` does. Return the keys that exist."""
         held = self.select_for_update(no_key=True).filter(pk__in=pks)
         return set(held.order_by("pk").values_list("pk", flat=True))
 
     def for_lists(self) -> MachineQuerySet:
-        """With what a line about each machine needs, in a constant number of queries."""
+        """Prefetch what a line about each machine needs, in a constant number of queries."""
         found = self.select_related("image", "contact").prefetch_related(
             "macs",
             "allowed_networks",
@@ -117,7 +119,7 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         found._read_shared = cache(Machine.objects.shared_values)
         return found
 
-    #: Set where all machines that are read share one reading of what several are to say.
+    #: Set by `for_lists`. All machines of the result then share one query for `shared_values`.
     _read_shared: Callable[[], frozenset[tuple[str, str]]] | None = None
 
     def _clone(self) -> MachineQuerySet:
@@ -128,14 +130,14 @@ class MachineQuerySet(models.QuerySet["Machine"]):
     def _fetch_all(self) -> None:
         super()._fetch_all()
         for machine in (self._result_cache or ()) if self._read_shared else ():
-            # Not where `values` were asked for.
+            # The results of `values()` are not machines.
             if isinstance(machine, Machine):
                 vars(machine)["shared"] = self._read_shared
 
     def named(self, text: str) -> MachineQuerySet:
-        """Those of which every word of `text` is part of the name, an address, what they say of themselves, or a note.
+        """Search machines: each word of `text` must be part of the name, an address, a sent value or a note.
 
-        MAC addresses in any form that people write.
+        A MAC address may be written in any usual form.
         """
         found = self
         for part in with_usual_macs(text).split():
@@ -148,32 +150,32 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         return found
 
     def named_exactly(self, names: Sequence[str]) -> MachineQuerySet:
-        """Those of these names, which are in lower case."""
+        """Return the machines with these names. Write the names in lower case."""
         return self.alias(lower_name=Lower("name")).filter(lower_name__in=names)
 
     def with_status(self, state: str, now: datetime | None = None) -> MachineQuerySet:
-        """Those whose rescue stands so at `now`; `local`: those that have none."""
+        """Return the machines whose rescue is in `state` at `now`; `local` means without an active rescue."""
         active = Rescue.objects.active(now)
         if state == "local":
             return self.exclude(pk__in=active.values("machine"))
         return self.filter(pk__in=active.with_status(state, now).values("machine"))
 
     def unverified(self) -> MachineQuerySet:
-        """Those of which `Machine.is_unverified` holds."""
+        """Return the machines for which `Machine.is_unverified` is true."""
         anywhere = self.exclude(pk__in=AllowedNetwork.objects.exclude(network__in=EVERYWHERE).values("machine"))
         expected = list(anywhere.exclude(identity={}).values_list("pk", "identity"))
         shared = Machine.objects.shared_values() if expected else frozenset()
-        weak = [pk for pk, identity in expected if smbios.telling(identity) <= shared]
+        weak = [pk for pk, identity in expected if smbios.distinctive(identity) <= shared]
         return anywhere.filter(Q(identity={}) | Q(pk__in=weak))
 
     def shared_values(self) -> frozenset[tuple[str, str]]:
-        """What is expected of more than one machine, and so tells none from another; reads every identity once."""
+        """Return the identity values that several machines have in common. Reads every identity once."""
         identities = self.exclude(identity={}).values_list("identity", flat=True).order_by()
-        counted = Counter(value for identity in identities for value in smbios.telling(identity))
+        counted = Counter(value for identity in identities for value in smbios.distinctive(identity))
         return frozenset(value for value, number in counted.items() if number > 1)
 
     def delete(self) -> tuple[int, dict[str, int]]:
-        """Holds the machines first, as their requests do, then what hangs on them."""
+        """Lock the machines before their related rows, in the same order as boot requests do."""
         with transaction.atomic():
             list(self.select_for_update(of=("self",)).order_by("pk").values_list("pk"))
             return super().delete()
@@ -187,7 +189,7 @@ class Machine(models.Model):
         validators=[
             RegexValidator(
                 rf"\A{MACHINE_NAME}\Z",
-                "Use letters, digits, “.”, “_” and “-”, beginning with a letter or digit.",
+                "Use letters, digits, “.”, “_” and “-”. Begin with a letter or digit.",
             )
         ],
     )
@@ -198,20 +200,20 @@ class Machine(models.Model):
         blank=True,
         related_name="machines",
         verbose_name="rescue image",
-        help_text="Empty: the default image.",
+        help_text="If empty, the machine uses the default image.",
     )
     identity = IdentityField(
-        help_text='What the machine must say of itself to be believed, such as {"uuid": "…", "serial": "…"}. '
-        f"Known: {', '.join(IDENTITY_NAMES)} (its beginning).",
+        help_text='Values that each request of the machine must contain, such as {"uuid": "…", "serial": "…"}. '
+        f"Possible names: {', '.join(IDENTITY_NAMES)}. For user_agent, enter the beginning.",
     )
-    # How the rescue system gets on the network; without an address it asks DHCP.
+    # The network of the rescue system. Without an address it uses DHCP.
     rescue_network_addresses = InterfacesField(
         "address",
-        help_text="Of the rescue system, with its prefix length: 192.0.2.7/24. Several are separated by spaces. "
-        "Empty: DHCP.",
+        help_text="The address of the rescue system with its prefix length, such as 192.0.2.7/24. Separate several "
+        "addresses by spaces. If empty, the rescue system uses DHCP.",
     )
-    rescue_network_gateways = HostsField("gateway", help_text="One for IPv4, one for IPv6.")
-    rescue_network_dns = HostsField("DNS servers", help_text="Separated by spaces.")
+    rescue_network_gateways = HostsField("gateway", help_text="At most one for IPv4 and one for IPv6.")
+    rescue_network_dns = HostsField("DNS servers", help_text="Separate several addresses by spaces.")
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -223,7 +225,7 @@ class Machine(models.Model):
             models.UniqueConstraint(
                 Lower("name"),
                 name="machine_name",
-                violation_error_message="There is a machine of this name already.",
+                violation_error_message="A machine with this name already exists.",
             ),
         ]
 
@@ -231,100 +233,101 @@ class Machine(models.Model):
         return self.name
 
     def clean(self) -> None:
-        """Raise ValidationError where the rescue system's network does not fit together."""
+        """Raise ValidationError if the parts of the rescue system's network do not match."""
         if not self.rescue_network_addresses:
             if lost := [name for name in NETWORK_FIELDS if getattr(self, name)]:
                 raise ValidationError(
-                    dict.fromkeys(lost, "Only together with an address; with DHCP, DHCP says this too.")
+                    dict.fromkeys(lost, "Enter an address too, or leave this empty. DHCP supplies this value as well.")
                 )
             return
         interfaces = [ip_interface(word) for word in self.rescue_network_addresses.split()]
         for gateway in map(ip_address, self.rescue_network_gateways.split()):
             wrong = ""
             if not gateway.is_link_local and not any(gateway in interface.network for interface in interfaces):
-                wrong = f"{gateway} is in none of the networks of the addresses above."
+                wrong = f"{gateway} is not in the network of any address above."
             elif any(gateway == interface.ip for interface in interfaces):
                 wrong = f"{gateway} is the machine's own address."
             if wrong:
                 raise ValidationError({"rescue_network_gateways": wrong})
 
     def lock(self) -> bool:
-        """Hold the machine's row for the rest of the transaction; False where it has been deleted.
+        """Lock the machine's row for the rest of the transaction. Return False if the row was deleted.
 
-        SQLite's transactions hold the whole database from their beginning.
+        On SQLite, the transaction already locks the whole database.
         """
-        # Not the key: a new rescue of the machine, which refers to it, need not wait.
+        # no_key: inserting a new rescue, which refers to this row, need not wait.
         held = Machine.objects.select_for_update(no_key=True).filter(pk=self.pk)
         return held.order_by().values_list("pk").first() is not None
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
-        """Holds the machine first, as its requests do, then what hangs on it."""
+        """Lock the machine before its related rows, in the same order as boot requests do."""
         with transaction.atomic():
             self.lock()
             return super().delete(*args, **kwargs)
 
     @property
     def is_unverified(self) -> bool:
-        """Whether anybody who knows a MAC of this machine can ask in its name.
+        """Whether anybody who knows a MAC address of this machine can send requests as this machine.
 
-        A placeholder that vendors leave in many machines verifies nothing, nor does what another machine is to say too.
+        A vendor's placeholder verifies nothing, and neither does a value that another machine has too.
         """
         if any(allowed.network not in EVERYWHERE for allowed in self.allowed_networks.all()):
             return False
-        telling = smbios.telling(self.identity)
-        return not telling or telling <= self._shared_values()
+        distinctive = smbios.distinctive(self.identity)
+        return not distinctive or distinctive <= self._shared_values()
 
     def _shared_values(self) -> frozenset[tuple[str, str]]:
-        """See MachineQuerySet.shared_values; without a query on machines read by `for_lists`."""
+        """Return MachineQuerySet.shared_values. Machines read by `for_lists` share one query for it."""
         read: Callable[[], frozenset[tuple[str, str]]] = vars(self).get("shared", Machine.objects.shared_values)
         return read()
 
     def identity_remarks(self) -> list[str]:
-        """What staff should know of the values that this machine is expected to say."""
+        """Return warnings about expected identity values that do not identify this machine alone."""
         remarks = []
         others = Machine.objects.exclude(pk=self.pk).exclude(identity={}).order_by("name")
-        owners = [(machine.name, smbios.telling(machine.identity)) for machine in others.only("name", "identity")]
-        unknown = [(sighting.mac, smbios.telling(sighting.said)) for sighting in Sighting.objects.waiting()]
+        owners = [(machine.name, smbios.distinctive(machine.identity)) for machine in others.only("name", "identity")]
+        unknown = [(sighting.mac, smbios.distinctive(sighting.said)) for sighting in Sighting.objects.waiting()]
         for name, text in self.identity.items():
             value = (name, smbios.comparable(name, text))
             if smbios.is_placeholder(name, text):
-                remarks.append(f"{name} “{text}” is a placeholder that many machines have: it verifies nothing.")
+                remarks.append(f"{name} “{text}” is a placeholder that many machines have. It verifies nothing.")
             elif owner := next((owner for owner, said in owners if value in said), None):
-                remarks.append(f"{name} “{text}” is expected of {owner} too: it verifies neither of the two.")
+                remarks.append(f"{name} “{text}” is also expected of {owner}. It verifies neither machine.")
             elif mac := next((mac for mac, said in unknown if value in said), None):
-                remarks.append(f"{name} “{text}” was also said by {mac}, which belongs to no machine.")
+                remarks.append(f"{mac} also sent {name} “{text}”. This MAC address does not belong to a machine.")
         return remarks
 
     @property
     def starts_with_uefi(self) -> bool:
-        """Whether its iPXE last said that it runs on UEFI."""
+        """Whether the last request of its iPXE named UEFI as platform."""
         contact: LastContact | None = getattr(self, "contact", None)
         return contact is not None and contact.said.get("platform") == "efi"
 
     def believes(self, boot_request: BootRequest) -> bool:
-        """Whether `boot_request` comes from where this machine's networks say, and says what its identity says."""
-        from_elsewhere = self.parsed_networks and address_objection(boot_request.source, self.parsed_networks, own=None)
-        return not from_elsewhere and not identity_objection(boot_request, self.identity)
+        """Whether `boot_request` comes from an allowed network and matches the expected identity."""
+        is_refused = self.parsed_networks and address_objection(boot_request.source, self.parsed_networks, own=None)
+        return not is_refused and not identity_objection(boot_request, self.identity)
 
     def add_mac(self, address: str) -> MACAddress:
-        """Raises ValidationError for an address that is none, or another machine's."""
+        """Add a MAC address. Raises ValidationError if it is not valid or belongs to another machine."""
         mac = MACAddress(machine=self, address=address)
         mac.full_clean()
         mac.save(force_insert=True)
         return mac
 
     def revise(self, values: Mapping[str, Any], actor: Actor) -> bool:
-        """Change what `values` name, with its audit entry; all or nothing. False where nothing differs.
+        """Set `values` with an audit entry, in one transaction. Return False if nothing changed.
 
-        The keys are those of `snapshot`; an image is a RescueImage. Raises ValidationError, MachineLockedError.
+        The keys are those of `snapshot`; the value of `image` is a RescueImage. Raises ValidationError,
+        MachineLockedError.
         """
         with transaction.atomic():
             self.lock()
-            # As it is now, not as it was read.
+            # The row may have changed since it was read.
             self.refresh_from_db()
-            before, told, is_locked = self.snapshot(), self.identity, self.is_locked_for(actor)
+            before, identity, is_locked = self.snapshot(), self.identity, self.is_locked_for(actor)
             addresses = self.take(values)
-            if self.identity != told:
+            if self.identity != identity:
                 self.check_identity_is_free(actor)
             self.save()
             self._store(addresses)
@@ -334,19 +337,13 @@ class Machine(models.Model):
             if is_locked and changes["after"].keys() - ALWAYS_EDITABLE:
                 raise MachineLockedError(before["name"])
             self.adopt_sightings()
-            AuditEntry.objects.record(
-                "machine_changed",
-                actor=actor,
-                machine=self,
-                subject=self.name,
-                details=changes,
-            )
+            AuditEntry.objects.record("machine_changed", actor=actor, machine=self, subject=self.name, details=changes)
         return True
 
     def take(self, values: Mapping[str, Any], exclude: Collection[str] = ()) -> dict[str, list[str]]:
-        """Take over what `values` name, not stored yet; returns `macs` and `allowed_networks` in their stored form.
+        """Set `values` on this object without saving it. Return `macs` and `allowed_networks` in their stored form.
 
-        Raises ValidationError with the errors of all fields. What is in `exclude` is not looked at.
+        Raises ValidationError with the errors of all fields. Fields in `exclude` are not validated.
         """
         errors: Errors = {}
         for name in ("name", "image", "identity", *TEXTS):
@@ -374,13 +371,13 @@ class Machine(models.Model):
         errors += [f"{address} is listed twice." for address, number in Counter(wanted).items() if number > 1]
         if name == "macs":
             taken = MACAddress.objects.filter(address__in=wanted).exclude(machine__pk=self.pk or 0)
-            errors += [f"{mac.address}: This MAC address belongs to a machine already." for mac in taken]
+            errors += [f"{mac.address}: This MAC address already belongs to a machine." for mac in taken]
         if errors:
             raise ValidationError({name: errors})
         return wanted
 
     def _store(self, addresses: Mapping[str, Sequence[str]]) -> None:
-        """Let the machine have these addresses and networks and no others, where they are given."""
+        """Replace the MAC addresses and the networks, each only if given."""
         if "macs" in addresses:
             self.macs.exclude(address__in=addresses["macs"]).delete()
             there = set(self.macs.values_list("address", flat=True))
@@ -396,7 +393,7 @@ class Machine(models.Model):
             )
 
     def delete_audited(self, actor: Actor) -> None:
-        """Delete the machine, after ending its rescue, with audit entries for both. Raises MachineLockedError."""
+        """End the machine's rescue and delete the machine, with audit entries for both. Raises MachineLockedError."""
         with transaction.atomic():
             self.lock()
             self.check_unlocked(actor)
@@ -408,7 +405,7 @@ class Machine(models.Model):
             self.delete()
 
     def attach_mac(self, address: str, actor: Actor) -> None:
-        """Let the machine have a card that asked, with its audit entry. Raises ValidationError, MachineLockedError."""
+        """Add a MAC address with an audit entry. Raises ValidationError, MachineLockedError."""
         with transaction.atomic():
             self.lock()
             self.check_unlocked(actor)
@@ -417,63 +414,64 @@ class Machine(models.Model):
             AuditEntry.objects.record("mac_attached", actor=actor, machine=self, mac=address)
 
     def check_unlocked(self, actor: Actor) -> None:
-        """Raise MachineLockedError where `is_locked_for` holds."""
+        """Raise MachineLockedError if `is_locked_for` is true."""
         if self.is_locked_for(actor):
             raise MachineLockedError(self.name)
 
     def is_locked_for(self, actor: Actor) -> bool:
-        """Whether a rescue is active, which says that `actor` may not change who this machine is.
+        """Whether an active rescue forbids `actor` to change this machine's addresses, identity or image.
 
-        Ask in a transaction that holds the machine's row: then no rescue is enabled before the change is made.
+        Call it in a transaction that locks the machine's row, so that nobody can enable a rescue before the change.
         """
         return not actor.may(ENABLE_RESCUE) and self.rescues.active().exists()
 
     def check_identity_is_free(self, actor: Actor) -> None:
-        """Raise ValidationError where this identity would make a machine unverified whose rescue is active.
+        """Raise ValidationError if a machine with an active rescue has an identity value in common with this machine.
 
-        Its rescue would lose its password, by somebody who may not enable rescues.
+        That machine would become unverified, and its rescue would lose its password. Only users who may enable rescue
+        may do that.
         """
-        told = smbios.telling(self.identity)
-        if not told or actor.may(ENABLE_RESCUE):
+        distinctive = smbios.distinctive(self.identity)
+        if not distinctive or actor.may(ENABLE_RESCUE):
             return
         in_rescue = Machine.objects.filter(pk__in=Rescue.objects.active().values("machine")).exclude(pk=self.pk)
         for identity in in_rescue.exclude(identity={}).values_list("identity", flat=True):
-            if told & smbios.telling(identity):
-                raise ValidationError({"identity": "A machine whose rescue is active is told from others by this."})
+            if distinctive & smbios.distinctive(identity):
+                raise ValidationError({"identity": IDENTITY_IN_RESCUE})
 
     def may_be_changed_by(self, user: AbstractBaseUser | AnonymousUser) -> bool:
-        """Whether the user may change who this machine is: while its rescue is active, that says what it starts."""
+        """Whether the user may change this machine's addresses, identity and image now."""
         return user.has_perm(ENABLE_RESCUE) or self.active_rescue() is None  # type: ignore[union-attr]
 
     def adopt_sightings(self) -> None:
-        """Drop the sightings of this machine's MAC addresses: they are known now."""
+        """Delete the sightings of this machine's MAC addresses."""
         Sighting.objects.filter(mac__in=self.macs.values("address")).delete()
 
     def current_rescue(self) -> Rescue | None:
-        """The rescue that the database holds as not ended; it may be expired all the same."""
+        """Return the rescue that is not ended in the database. It may have expired."""
         if (read := self._read_rescues) is None:
             return self.rescues.unended().with_files().first()
-        # One of them may have ended since, here.
+        # This process may have ended it since it was read.
         return next((rescue for rescue in read if rescue.state != Rescue.State.ENDED), None)
 
     @property
     def _read_rescues(self) -> list[Rescue] | None:
-        """What the database held as not ended, as `for_lists` and `asking_as` have read it; None where none has."""
+        """The rescues that `for_lists` or `asking_as` read as not ended. None if neither read the machine."""
         return vars(self).get("unended_rescues")
 
     def active_rescue(self, now: datetime | None = None) -> Rescue | None:
-        """The rescue that is not ended at `now`; without a query on machines read by `for_lists`."""
+        """Return the rescue that is not ended at `now`. On machines read by `for_lists`, this makes no query."""
         if (read := self._read_rescues) is None:
             return self.rescues.active(now).first()
         return next((rescue for rescue in read if not rescue.status_at(now).is_ended), None)
 
     @cached_property
     def parsed_networks(self) -> tuple[IPNetwork, ...]:
-        """The allowed networks, as they are compared."""
+        """The allowed networks as `ipaddress` objects."""
         return tuple(parse_network(allowed.network) for allowed in self.allowed_networks.all())
 
     def facts(self, rescue: Rescue | None, now: datetime) -> MachineFacts:
-        """What `decide` needs to know."""
+        """Return the input of `decide`."""
         return MachineFacts(
             networks=self.parsed_networks,
             identity=self.identity,
@@ -481,7 +479,7 @@ class Machine(models.Model):
         )
 
     def snapshot(self) -> dict[str, Any]:
-        """The machine as audit entries and the command line show it."""
+        """Return the machine as audit entries and the command line show it."""
         return {
             "name": self.name,
             "macs": [mac.address for mac in self.macs.all()],
@@ -493,92 +491,3 @@ class Machine(models.Model):
             },
             **{name: getattr(self, name) for name in TEXTS},
         }
-
-
-class MACAddress(models.Model):
-    """The address of one of a machine's network cards."""
-
-    machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="macs")
-    address = MACAddressField(
-        "MAC address",
-        unique=True,
-        error_messages={"unique": "This MAC address belongs to a machine already."},
-    )
-
-    class Meta:
-        default_permissions = ()
-        ordering = ("pk",)
-        verbose_name = "MAC address"
-        verbose_name_plural = "MAC addresses"
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(address=Lower("address")) & Q(address__length=17), name="mac_address_in_one_form"
-            )
-        ]
-
-    def __str__(self) -> str:
-        return self.address
-
-
-class AllowedNetwork(models.Model):
-    """A host or CIDR block from which the machine's requests may come."""
-
-    machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="allowed_networks")
-    network = NetworkField("address or network", help_text="192.0.2.7, 192.0.2.0/24 or 2001:db8::/64")
-
-    class Meta:
-        default_permissions = ()
-        ordering = ("pk",)
-        constraints = [
-            models.UniqueConstraint(
-                fields=["machine", "network"],
-                name="allowed_network_once",
-                violation_error_message="This network is listed already.",
-            )
-        ]
-
-    def __str__(self) -> str:
-        return self.network
-
-
-class LastContact(models.Model):
-    """What a machine last said of itself, when it was believed. Apart from the machine, which staff edit."""
-
-    machine = models.OneToOneField(Machine, on_delete=models.CASCADE, primary_key=True, related_name="contact")
-    at = models.DateTimeField(default=timezone.now)
-    mac = models.CharField("MAC", max_length=17)
-    source = models.GenericIPAddressField(null=True)
-    ip = models.GenericIPAddressField("claimed address", null=True)
-    serial = models.CharField(max_length=MAX_VALUE, blank=True)
-    uuid = models.CharField("UUID", max_length=MAX_VALUE, blank=True)
-    user_agent = models.CharField("firmware", max_length=MAX_VALUE, blank=True)
-    said: models.JSONField[dict[str, str], dict[str, str]] = models.JSONField(default=dict)
-
-    class Meta:
-        default_permissions = ()
-
-    def __str__(self) -> str:
-        return f"{self.machine_id} at {self.at:%Y-%m-%d %H:%M:%S}"
-
-    @classmethod
-    def record(cls, requests: Mapping[int, BootRequest], at: datetime) -> None:
-        """Remember what machines, by their keys, said in requests; one statement."""
-        LastContact.objects.bulk_create(
-            [
-                LastContact(
-                    machine_id=machine,
-                    at=at,
-                    mac=boot_request.mac or "",
-                    source=str(boot_request.source) if boot_request.source else None,
-                    ip=str(boot_request.ip) if boot_request.ip else None,
-                    serial=boot_request.value("serial"),
-                    uuid=boot_request.value("uuid"),
-                    user_agent=boot_request.user_agent,
-                    said=dict(boot_request.params),
-                )
-                for machine, boot_request in requests.items()
-            ],
-            update_conflicts=True,
-            unique_fields=["machine"],
-            update_fields=["at", "mac", "source", "ip", "serial", "uuid", "user_agent", "said"],
-        )

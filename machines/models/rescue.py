@@ -1,7 +1,8 @@
 """The life of a rescue: armed, booting, up, ended.
 
-Every change is one conditional update on the version that was read, so of two that race one finds itself late; the
-database holds the rest (one rescue per machine that is not ended). What time alone changes is computed on reading.
+Each change is one conditional update: it applies only if the row still has the version that was read. If two changes
+race, one of them fails. A database constraint allows only one rescue per machine that is not ended. Changes that time
+alone causes are computed on reading.
 """
 
 from __future__ import annotations
@@ -50,43 +51,39 @@ if TYPE_CHECKING:
     from machines.models.machine import Machine
     from machines.models.ssh_key import SSHKeyQuerySet
 
-#: An image that does not report counts as up this long after all its files have arrived.
+#: The system of an image that does not report counts as up this long after all its files have arrived.
 SILENT_START = timedelta(seconds=120)
 
-#: The columns that describe a running rescue system, as they are while none runs.
+#: The fields that describe a running rescue system, as they are while no system runs.
 _NOT_UP: dict[str, Any] = {"boot_id": "", "address": None, "hostname": "", "host_keys": []}
-#: … and those that count how often it was started, as they are before the first time.
+#: The fields that count the starts of the system, as they are before the first start.
 _NOT_TRIED: dict[str, Any] = {"tries": 0, "tried_at": None, "failed_at": None}
 
 
 class RescueQuerySet(models.QuerySet["Rescue"]):
     def unended(self) -> RescueQuerySet:
-        """Those that the database holds as not ended, expired ones among them."""
+        """Return the rescues that are not ended in the database, including expired ones."""
         return self.exclude(state=Rescue.State.ENDED)
 
     def active(self, now: datetime | None = None) -> RescueQuerySet:
-        """Those that are not ended at `now`."""
+        """Return the rescues that are not ended at `now`."""
         return self.unended().exclude(expires_at__lte=now or timezone.now())
 
     def with_files(self) -> RescueQuerySet:
-        """With what each boots, in one query more."""
+        """Prefetch the files, with one more query."""
         return self.prefetch_related(models.Prefetch("files", RescueFile.objects.select_related("stored")))
 
-    def with_standing(self, now: datetime | None = None) -> RescueQuerySet:
-        """Annotate `effective_state`, the state of `Rescue.status_at` at `now`."""
-        return self.annotate(effective_state=effective_state(now or timezone.now()))
-
     def with_status(self, state: str, now: datetime | None = None) -> RescueQuerySet:
-        """Those whose `Rescue.status_at` at `now` has `state`."""
+        """Return the rescues whose `Rescue.status_at` at `now` has `state`."""
         return self.alias(effective=effective_state(now or timezone.now())).filter(effective=state)
 
     def count_by_state(self, now: datetime | None = None) -> dict[str, int]:
-        """How many stand at `now` in each state that occurs."""
+        """Count the rescues by their state at `now`. States without rescues are missing."""
         states = self.order_by().values_list(effective_state(now or timezone.now())).annotate(number=Count("pk"))
         return dict(states)
 
     def of_token(self, token: str, now: datetime) -> Rescue | None:
-        """The active rescue of `token`, with its machine and files."""
+        """Return the active rescue with this token, with its machine and files."""
         return (
             self.active(now)
             .filter(token=token)
@@ -97,23 +94,22 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
         )
 
     def end_expired(self) -> int:
-        """Store what time has done to rescues; returns to how many. Nothing depends on it being called."""
+        """Store the end of expired rescues. Return their number. The site works without this as well."""
         now = timezone.now()
         return sum(
             rescue.expire(now) for rescue in self.unended().filter(expires_at__lte=now).select_related("machine")
         )
 
     def enable(self, machine: Machine, order: RescueRequest, actor: Actor) -> Rescue:
-        """Arm a rescue of `machine`; an expired one is ended first, as of its expiry, in the same transaction.
+        """Enable a rescue of `machine`. An expired rescue is ended first, in the same transaction, as of its expiry.
 
-        Raises ValidationError for a bad order, NoUsableImageError, or RescueActiveError.
+        Raises ValidationError for an order that is not valid, NoUsableImageError, or RescueActiveError.
         """
         now = timezone.now()
         order = order.checked(now)
         if order.password and machine.is_unverified:
-            raise ValidationError(
-                {"password": f"{machine.name} is unverified: whoever knows its MAC address would be given the hash."}
-            )
+            problem = f"{machine.name} is unverified. Anybody who knows its MAC address could get the password's hash."
+            raise ValidationError({"password": problem})
         image = order.image or machine.image or RescueImage.objects.default()
         if image:
             image.read_changed()
@@ -149,8 +145,8 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
     @staticmethod
     def _usable_image(image: RescueImage | None) -> RescueImage:
         if image is None:
-            raise NoUsableImageError("There is no rescue image; add one, or name the default.")
-        # Holding its row keeps an edit of the image from being half seen.
+            raise NoUsableImageError("There is no default rescue image. Add an image, or choose one as the default.")
+        # The lock prevents reading an image in the middle of an edit.
         image = RescueImage.objects.select_for_update().get(pk=image.pk)
         if problem := image.problem():
             raise NoUsableImageError(problem)
@@ -188,7 +184,7 @@ class RescueQuerySet(models.QuerySet["Rescue"]):
 
 
 def effective_state(now: datetime) -> Case:
-    """The SQL twin of `Rescue.status_at`, for lists and filters."""
+    """Return the SQL expression that computes the state of `Rescue.status_at`, for lists and filters."""
     silent = Q(state="booting", reports=False, ready_at__lte=now - SILENT_START, ready_at__gte=F("served_at"))
     return Case(
         When(~Q(state="ended") & Q(expires_at__lte=now), then=Value("ended")),
@@ -199,13 +195,13 @@ def effective_state(now: datetime) -> Case:
 
 
 class Rescue(models.Model):
-    """One activation of rescue mode for one machine, from enabling to its end."""
+    """One activation of rescue mode for one machine, from enabling to the end."""
 
     State, Lifetime, EndCause = State, Lifetime, EndCause
 
     machine = models.ForeignKey("machines.Machine", on_delete=models.CASCADE, related_name="rescues")
     state = models.CharField(max_length=7, choices=State, default=State.ARMED)
-    #: Counts the changes; whoever changes the rescue names the version that they saw.
+    #: The number of changes. An update applies only to the version that was read.
     version = models.PositiveIntegerField(default=0, editable=False)
     lifetime = models.CharField(max_length=10, choices=Lifetime, default=Lifetime.ONE_BOOT)
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -217,12 +213,12 @@ class Rescue(models.Model):
     enabled_at = models.DateTimeField(default=timezone.now)
     token = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001 - unique
 
-    #: For /etc/shadow; empty where only keys open the system.
+    #: The hash for /etc/shadow; empty if only SSH keys are accepted.
     password_hash = models.CharField(max_length=200, blank=True, editable=False)
-    #: The password itself, only on the object that `enable` returns: nobody can read it again.
+    #: The password in clear text. Only the object that `enable` returns has it.
     password: str | None = None
 
-    # What its image was when it was enabled; the files are RescueFile rows.
+    # A copy of the image as it was when the rescue was enabled. The files are RescueFile rows.
     image = models.ForeignKey(RescueImage, on_delete=models.SET_NULL, null=True, related_name="rescues")
     image_name = models.CharField("image", max_length=63)
     architecture = models.CharField(max_length=10)
@@ -238,10 +234,12 @@ class Rescue(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True)
     end_cause = models.CharField(max_length=9, choices=EndCause, blank=True)
 
-    #: Power-ons that got its script since it was enabled, was last up, or staff had it tried again; the latest of them;
-    #: and when the machine was first told to boot its disk because these were too many.
+    #: The number of power-ons that got the script. It starts again from 0 when the system is up, or when staff choose
+    #: “Try again”.
     tries = models.PositiveSmallIntegerField(default=0)
+    #: The time of the latest of these power-ons.
     tried_at = models.DateTimeField(null=True, blank=True)
+    #: The time when the machine first had to boot its disk because there were too many tries.
     failed_at = models.DateTimeField(null=True, blank=True)
 
     boot_id = models.CharField(max_length=64, blank=True)
@@ -263,7 +261,7 @@ class Rescue(models.Model):
                 fields=["machine"],
                 condition=~Q(state="ended"),
                 name="one_rescue_per_machine",
-                violation_error_message="A rescue of this machine is active already.",
+                violation_error_message="This machine already has an active rescue.",
             ),
             models.CheckConstraint(
                 condition=Q(state__in=["armed", "booting", "up", "ended"]), name="rescue_state_is_known"
@@ -288,12 +286,12 @@ class Rescue(models.Model):
     # Reading
 
     def status_at(self, now: datetime | None = None) -> Status:
-        """How this rescue stands at `now`: the stored state, unless time has passed it by."""
+        """Return the status at `now`. It differs from the stored state if time has changed it."""
         now = now or timezone.now()
         if self.state == self.State.ENDED:
             return Status(self.state, self.up_at, self.ended_at, self.end_cause)
         up_at = self.up_at
-        # An end that came first came for good.
+        # The system cannot come up after the rescue has expired.
         if silent_since := self._silently_up(min(now, self.expires_at or now)):
             up_at = silent_since
         if self.expires_at and self.expires_at <= now:
@@ -301,9 +299,9 @@ class Rescue(models.Model):
         return Status(self.State.UP if silent_since else self.state, up_at)
 
     def _silently_up(self, now: datetime) -> datetime | None:
-        """When an image that does not report came to count as up, if it has.
+        """Return since when an image that does not report counts as up; None if it does not.
 
-        Only files that arrived after the latest script count: an earlier attempt may have got as far and failed.
+        Only files that arrived after the latest script count: the earlier ones belong to an attempt that failed.
         """
         if self.reports or self.state != self.State.BOOTING or not self.ready_at or not self.served_at:
             return None
@@ -311,7 +309,7 @@ class Rescue(models.Model):
         return up_at if self.ready_at >= self.served_at and up_at <= now else None
 
     def facts(self, now: datetime) -> RescueFacts:
-        """What `decide` needs to know."""
+        """Return the input of `decide`."""
         status = self.status_at(now)
         conditions = {file.stored.condition() for file in self.files.all()}
         return RescueFacts(
@@ -325,9 +323,9 @@ class Rescue(models.Model):
         )
 
     def has_failed(self, now: datetime | None = None) -> bool:
-        """Whether its system was started as often as it may be, and has not come up.
+        """Whether the system has used up its tries without coming up.
 
-        Who asks again within the latest power-on still gets the script: that answer may have been lost.
+        A repeated request within the latest power-on still gets the script: the first answer may have been lost.
         """
         now = now or timezone.now()
         booting = self.status_at(now).state == self.State.BOOTING
@@ -339,9 +337,9 @@ class Rescue(models.Model):
     def plan(
         self, mac: str, *, site: str, token: str | None = None, file_urls: Mapping[str, str] | None = None
     ) -> script.BootPlan:
-        """What the script for the card `mac` is made from.
+        """Return the values for the script of the network card `mac`.
 
-        `token` replaces the real one where people read it; `file_urls` says where copies of the files lie.
+        `token` replaces the real token in scripts that people read. `file_urls` are the URLs of copies of the files.
         """
         return script.BootPlan(
             machine=self.machine.name,
@@ -355,52 +353,56 @@ class Rescue(models.Model):
         )
 
     def longest_silence(self) -> int:
-        """Seconds that the site, falling silent, can keep the machine from its disk while it fetches its files."""
+        """Return how many seconds an unresponsive site can delay the machine's boot from its disk during downloads."""
         return self.plan(self.served_mac, site="").longest_silence
 
     def authorized_keys(self) -> SSHKeyQuerySet:
         return SSHKey.objects.for_rescue(self.enabled_by_id)
 
     def ending(self) -> str:
-        """What ends this rescue, in a few words."""
+        """Describe in a few words when this rescue ends."""
         until = f"{timezone.localtime(self.expires_at):%Y-%m-%d %H:%M}" if self.expires_at else ""
         if self.lifetime == self.Lifetime.ONE_BOOT:
             return f"one boot, or {until}" if until else "one boot"
         return until or "when disabled"
 
     def warnings(self) -> list[str]:
-        """What the person who enables this rescue should know before somebody walks to the machine."""
+        """Return warnings for the person who enables this rescue."""
         found = [
-            f"The image's {file.name} {_WRONG[condition]}: until that is mended, {self.machine.name} boots its disk."
+            f"The image's {file.name} {_FILE_PROBLEMS[condition]}. Until then, {self.machine.name} boots its disk."
             for file in self.files.select_related("stored")
             if (condition := file.stored.condition()) is not Condition.WHOLE
         ]
         if not self.password_hash and not self.authorized_keys().exists():
             found.append(
-                "No SSH key will be delivered: nobody who may log in has added one. Add yours before the machine boots."
+                "No SSH key will be delivered: no user with the right to log in has added one. Add your SSH key before "
+                "the machine boots."
             )
         if not self.machine.macs.all():
-            found.append(f"{self.machine.name} has no MAC address: it will not be recognised. Add one.")
+            found.append(f"{self.machine.name} has no MAC address. The site cannot recognise it. Add a MAC address.")
         if self.machine.is_unverified:
             found.append(
-                f"{self.machine.name} lists no network, and nothing that only it says of itself: "
-                "whoever knows its MAC address can ask in its name."
+                f"{self.machine.name} is unverified: it has no allowed network and no identity value of its own. "
+                "Anybody who knows its MAC address can send requests as this machine."
             )
         return found
 
     def address_objection(self, source: IPAddress | None) -> Reason | None:
-        """Why its files are not for `source`: outside the listed networks, or not the address that got the script."""
+        """Return why `source` may not fetch the files; None if it may.
+
+        The source must be in an allowed network. Without allowed networks, it must be the address that got the script.
+        """
         own = parse_ip(self.served_to) if self.served_to else None
         return address_objection(source, self.machine.parsed_networks, own=own)
 
     # Changing
 
     def serve(self, now: datetime, source: IPAddress | None, mac: str) -> bool:
-        """A script that boots this rescue is about to leave. False where somebody changed the rescue meanwhile.
+        """Record that a script that boots this rescue is about to be sent. Return False if the rescue has changed.
 
-        From up, a new boot begins. A script asked for again while booting keeps `ready_at`: the system that an
-        earlier script started may be about to report. It counts as another try only after a minute, so that what one
-        power-on asks again is one try; nor does a machine that resets at once use its tries up any faster.
+        If the rescue is up, a new boot begins. A repeated request while booting keeps `ready_at`: the system that the
+        earlier script started may be about to report. Such a request counts as another try only after a minute. So
+        repeated requests of one power-on are one try, and quick resets do not use up the tries.
         """
         changes: dict[str, Any] = {
             "served_at": now,
@@ -414,11 +416,11 @@ class Rescue(models.Model):
         return self._change(state=self.State.BOOTING, **changes)
 
     def arrives_with(self, name: str) -> bool:
-        """Whether `name` is what a machine asks for last: then all files have arrived."""
+        """Whether `name` is the last file that a machine fetches. Then all files have arrived."""
         return name == (script.CHAIN if self.chain_script else script.READY)
 
     def record_sent(self, name: str, source: IPAddress | None, now: datetime) -> None:
-        """The file `name` has been asked for and is being sent; the last one means that all have arrived."""
+        """Record that the file `name` is being sent. The last file means that all files have arrived."""
         last = self.arrives_with(name)
         while True:
             with transaction.atomic():
@@ -426,32 +428,26 @@ class Rescue(models.Model):
                     return
                 if not last or self.state != self.State.BOOTING or self._change(ready_at=now):
                     action = "ready" if name == script.READY else "file_sent"
-                    self._record_file(action, name, source, now, outcome="sent")
+                    self._record_answer(action, source, now, subject=name[:100], outcome="sent")
                     return
             self.refresh_from_db()
 
     def record_refused(self, name: str, source: IPAddress | None, now: datetime, reason: Reason) -> None:
-        """Somebody who may not has asked for the file `name`."""
+        """Record that a request for the file `name` was refused."""
         known = {script.READY, script.UP, script.ARCHIVE, script.CHAIN, *(file.name for file in self.files.all())}
         with transaction.atomic():
             if self.machine.lock():
-                # Names that nobody gave a file would be as many entries.
-                subject = name if name in known else "another name"
-                self._record_file("file_refused", subject, source, now, outcome=reason.outcome, reason=reason)
+                # Unknown names share an entry. Otherwise each made-up name would add one.
+                subject = name[:100] if name in known else "another name"
+                self._record_answer("file_refused", source, now, subject=subject, outcome=reason.outcome, reason=reason)
 
-    def _record_file(self, action: str, name: str, source: IPAddress | None, now: datetime, **fields: Any) -> None:
+    def _record_answer(self, action: str, source: IPAddress | None, now: datetime, **fields: Any) -> None:
         AuditEntry.objects.record_answer(
-            action,
-            machine=self.machine,
-            rescue=self,
-            at=now,
-            source=str(source) if source else None,
-            subject=name[:100],
-            **fields,
+            action, machine=self.machine, rescue=self, at=now, source=str(source) if source else None, **fields
         )
 
     def record_report(self, report: UpReport, now: datetime, source: IPAddress | None) -> ReportResult:
-        """The rescue system says that it is up; the first report after all files arrived moves the rescue to up."""
+        """Handle a report that the system is up. The first report after all files arrived sets the state to up."""
         if self.state == self.State.UP and report.boot_id == self.boot_id:
             return ReportResult.AGAIN
         if self.state != self.State.UP and not (self.state == self.State.BOOTING and self.ready_at):
@@ -463,13 +459,13 @@ class Rescue(models.Model):
                 self._record_report("up_refused", report, now, source, reason="another boot_id while up")
                 return ReportResult.OTHER_BOOT
             address = report.address or source
-            told = {
+            reported = {
                 "boot_id": report.boot_id,
                 "address": str(address) if address else None,
                 "hostname": report.hostname,
                 "host_keys": list(report.host_keys),
             }
-            if not self._change(state=self.State.UP, up_at=now, **told, **_NOT_TRIED):
+            if not self._change(state=self.State.UP, up_at=now, **reported, **_NOT_TRIED):
                 return ReportResult.CHANGED_MEANWHILE
             self._record_report("up", report, now, source)
         return ReportResult.FIRST
@@ -477,12 +473,10 @@ class Rescue(models.Model):
     def _record_report(
         self, action: str, report: UpReport, now: datetime, source: IPAddress | None, reason: str = ""
     ) -> None:
-        AuditEntry.objects.record_answer(
+        self._record_answer(
             action,
-            machine=self.machine,
-            rescue=self,
-            at=now,
-            source=str(source) if source else None,
+            source,
+            now,
             reason=reason,
             details={
                 "address": str(report.address) if report.address else None,
@@ -495,9 +489,9 @@ class Rescue(models.Model):
         )
 
     def fail(self, now: datetime) -> bool:
-        """The machine is told to boot its disk, as its system never came up. False where this rescue changed meanwhile.
+        """Record that the rescue has failed: its system never came up, and the machine boots its disk.
 
-        The first time, it is written down and told.
+        Only the first call adds an audit entry. Return False if the rescue has changed.
         """
         if self.failed_at:
             return True
@@ -509,9 +503,9 @@ class Rescue(models.Model):
         return True
 
     def try_again(self, actor: Actor) -> None:
-        """Forget the tries: from its next power-on the machine boots the rescue system again, as often as at first.
+        """Reset the tries, so that the machine boots the rescue system again from its next power-on.
 
-        Raises NoActiveRescueError, or NotTriedError where there is nothing to forget.
+        Raises NoActiveRescueError, or NotTriedError if there are no tries.
         """
         with transaction.atomic():
             while True:
@@ -529,16 +523,16 @@ class Rescue(models.Model):
             )
 
     def use_up(self, now: datetime) -> bool:
-        """The machine boots again after its one boot. False where this rescue changed meanwhile."""
+        """End the rescue because the machine boots again after its one boot. Return False if the rescue has changed."""
         return self._end(now, self.EndCause.NEXT_BOOT)
 
     def expire(self, now: datetime) -> bool:
-        """Store what time has done. False where this rescue changed meanwhile."""
+        """Store that the rescue has expired. Return False if the rescue has changed."""
         assert self.expires_at is not None
         return self._end(self.expires_at, self.EndCause.EXPIRED, noticed_at=now)
 
     def disable(self, actor: Actor, reason: str = "") -> None:
-        """End this rescue. Raises NoActiveRescueError where it has ended already, ValidationError for a bad reason."""
+        """End this rescue. Raises NoActiveRescueError if it has ended, ValidationError if the reason is too long."""
         reason = tidy_reason(reason)
         with transaction.atomic():
             while True:
@@ -560,10 +554,10 @@ class Rescue(models.Model):
     ) -> bool:
         up_at = self.status_at(at).up_at
         with transaction.atomic():
-            gone = {"token": None, "password_hash": ""}
-            if not self._change(state=self.State.ENDED, ended_at=at, end_cause=cause, up_at=up_at, **gone):
+            cleared = {"token": None, "password_hash": ""}
+            if not self._change(state=self.State.ENDED, ended_at=at, end_cause=cause, up_at=up_at, **cleared):
                 return False
-            # What it booted stays in the audit entry of its enabling; the bytes need not be kept for it.
+            # The audit entry “rescue_enabled” lists the files with their SHA-256. The bytes are not needed any more.
             self.files.all().delete()
             AuditEntry.objects.record(
                 "rescue_disabled" if cause == self.EndCause.DISABLED else "rescue_ended",
@@ -577,7 +571,10 @@ class Rescue(models.Model):
         return True
 
     def _change(self, **changes: Any) -> bool:
-        """Make `changes` if this rescue is still as it was read; the caller's transaction holds them."""
+        """Apply `changes` if the row still has the version that was read. Return False if it has not.
+
+        Call it in a transaction if other rows belong to the change.
+        """
         late = not Rescue.objects.filter(pk=self.pk, version=self.version).update(version=F("version") + 1, **changes)
         if late:
             return False
@@ -587,16 +584,15 @@ class Rescue(models.Model):
         return True
 
 
-#: What is wrong with a file, for people.
-_WRONG = {
-    Condition.LOST: "is lost from the data directory",
+_FILE_PROBLEMS = {
+    Condition.LOST: "is missing from the data directory; upload it again",
     Condition.DAMAGED: "is damaged; upload it again",
-    Condition.CHANGED: "has changed, and the worker is about to read it again",
+    Condition.CHANGED: "has changed on disk; the worker will check it soon",
 }
 
 
 class RescueFile(models.Model):
-    """A file that a rescue boots, as its image had it when the rescue was enabled."""
+    """A file of a rescue: a copy of the image's file as it was when the rescue was enabled."""
 
     rescue = models.ForeignKey(Rescue, on_delete=models.CASCADE, related_name="files")
     kind = models.CharField(max_length=6, choices=ImageFile.Kind)

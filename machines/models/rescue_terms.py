@@ -1,4 +1,4 @@
-"""The terms in which rescues are spoken of: states, orders, reports, and why something cannot be done."""
+"""States, requests, reports and errors of rescues."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from machines.models.rescue import Rescue
 
 MAX_REASON = 500
-#: So often its system is started without coming up; from then on the machine boots its disk.
+#: The rescue system may start this many times without coming up. After that, the machine boots its disk.
 MAX_TRIES = 5
-#: Scripts that a machine asks for within this time belong to one power-on, and count as one try.
+#: Requests within this time belong to one power-on and count as one try.
 SAME_POWER_ON = timedelta(minutes=1)
 
 
@@ -46,7 +46,7 @@ class EndCause(models.TextChoices):
 
 
 class RescueError(Exception):
-    """A rescue cannot be enabled or disabled; the message says why and what to do."""
+    """A rescue cannot be enabled, disabled or tried again. The message says why and what to do."""
 
 
 class NoUsableImageError(RescueError):
@@ -54,47 +54,47 @@ class NoUsableImageError(RescueError):
 
 
 class RescueActiveError(RescueError):
-    """The machine has a rescue already; `rescue` is it, where it could still be read."""
+    """The machine already has an active rescue. `rescue` is None if it was deleted meanwhile."""
 
     def __init__(self, machine: Machine, rescue: Rescue | None) -> None:
         self.rescue = rescue
-        whose = (
-            f", enabled by {rescue.enabled_by_name or 'somebody'} at "
-            f"{timezone.localtime(rescue.enabled_at):%Y-%m-%d %H:%M %Z}"
+        enabled = (
+            f" It was enabled by {rescue.enabled_by_name or 'somebody'} at "
+            f"{timezone.localtime(rescue.enabled_at):%Y-%m-%d %H:%M %Z}."
             if rescue
             else ""
         )
-        super().__init__(f"A rescue of {machine.name} is active already{whose}. Disable it first.")
+        super().__init__(f"{machine.name} already has an active rescue.{enabled} Disable it first.")
 
 
 class NotTriedError(RescueError):
-    """There is no try that could be forgotten."""
+    """The machine has not started the rescue system since it was enabled or last up."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__(f"The rescue of {machine.name} has not been tried since it was enabled, or last up.")
+        super().__init__(f"{machine.name} has not started this rescue system since it was enabled or last up.")
 
 
 class NoActiveRescueError(RescueError):
-    """There is nothing to disable."""
+    """The machine has no active rescue."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__(f"No rescue of {machine.name} is active.")
+        super().__init__(f"{machine.name} has no active rescue.")
 
 
 @dataclass(frozen=True)
 class UpReport:
-    """What a rescue system says once it can be logged in to; all of it parsed, none of it trusted."""
+    """The report of a rescue system that accepts logins. The values are parsed, but not trusted."""
 
     boot_id: str = ""
     address: IPAddress | None = None
     hostname: str = ""
     host_keys: Sequence[str] = ()
-    #: What of it made no sense, for whoever wrote the rescue system.
+    #: The values that could not be parsed. The audit log shows them, to help the author of a rescue system.
     not_understood: Sequence[str] = ()
 
 
 class ReportResult(Enum):
-    """What came of a report."""
+    """How the site handled a report."""
 
     FIRST = auto()
     AGAIN = auto()
@@ -105,7 +105,7 @@ class ReportResult(Enum):
 
 @dataclass(frozen=True)
 class Status:
-    """How a rescue stands at one moment, with what time has done to it."""
+    """The effective state of a rescue at one moment."""
 
     state: str
     up_at: datetime | None = None
@@ -118,32 +118,32 @@ class Status:
 
 
 def tidy_reason(reason: str) -> str:
-    """Return `reason` as one line, with plain spaces. Raises ValidationError where it is too long to keep.
+    """Return `reason` as one line with plain spaces. Raises ValidationError if it is too long.
 
-    People paste reasons from chats and tickets: characters that cannot be seen are dropped.
+    Removes invisible characters: people paste reasons from chats and tickets.
     """
     line = "".join(c for c in " ".join(reason.split()) if c.isprintable())
     if len(line) > MAX_REASON:
-        raise ValidationError({"reason": f"Write at most {MAX_REASON} characters; these are {len(line)}."})
+        raise ValidationError({"reason": f"Enter at most {MAX_REASON} characters. This text has {len(line)}."})
     return line
 
 
 @dataclass(frozen=True)
 class RescueRequest:
-    """What staff choose when they enable a rescue."""
+    """The options of a rescue that staff enable."""
 
-    #: Empty: one boot, or until `expires_at` where that is given.
+    #: If empty: `until` if `expires_at` is given, otherwise `one-boot`.
     lifetime: str = ""
     expires_at: datetime | None = None
     image: RescueImage | None = None
     reason: str = ""
-    #: Whether the system can also be logged in to by a password, made when it is enabled.
+    #: Whether to make a password for logins, in addition to the SSH keys.
     password: bool = False
 
     def checked(self, now: datetime) -> RescueRequest:
-        """Return the request with its lifetime, and its reason tidied.
+        """Return the request with its lifetime and a tidy reason.
 
-        Raises ValidationError, by field, for what makes no sense at `now`.
+        Raises ValidationError, by field, for values that are not valid at `now`.
         """
         if not self.lifetime:
             lifetime = Lifetime.UNTIL if self.expires_at else Lifetime.ONE_BOOT
@@ -151,10 +151,10 @@ class RescueRequest:
         if self.lifetime not in Lifetime.values:
             raise ValidationError({"lifetime": f"Choose one of: {', '.join(Lifetime.values)}."})
         if self.lifetime == Lifetime.UNTIL and not self.expires_at:
-            raise ValidationError({"expires_at": "Say until when."})
+            raise ValidationError({"expires_at": "Enter the time when the rescue ends."})
         if self.lifetime == Lifetime.PERSISTENT and self.expires_at:
-            raise ValidationError({"expires_at": "A persistent rescue has no end; choose “until” for one that has."})
+            raise ValidationError({"expires_at": "A persistent rescue has no end. Choose “until” to set one."})
         if self.expires_at and self.expires_at <= now:
-            passed = f"This time has passed: here it is {timezone.localtime(now):%Y-%m-%d %H:%M %Z}."
+            passed = f"This time is in the past. It is now {timezone.localtime(now):%Y-%m-%d %H:%M %Z}."
             raise ValidationError({"expires_at": passed})
         return replace(self, reason=tidy_reason(self.reason))

@@ -1,4 +1,4 @@
-"""MAC addresses that asked and belong to no machine."""
+"""Sightings: MAC addresses that sent a boot request and do not belong to a machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.utils import timezone
 from machines.boot.request import BootRequest
 from machines.models.fields import MACAddressField
 
-#: So many are kept in all, and so many that came from one address: a flood must leave room for a new server.
+#: The limits in all and for one source address. With them, a flood of requests leaves room for a new server.
 MAX_SIGHTINGS = 2000
 MAX_PER_SOURCE = 500
 
@@ -22,9 +22,9 @@ class SightingQuerySet(models.QuerySet["Sighting"]):
         return self.filter(ignored=False)
 
     def record(self, boot_request: BootRequest, at: datetime) -> bool:
-        """Remember that an unknown MAC asked; False where the table is full for now.
+        """Record a request of an unknown MAC address. Return False if the table is full.
 
-        A full table makes room by dropping the one seen longest ago that nobody marked, if that is an hour or more.
+        A full table drops the oldest sighting that is not ignored, if it was last seen more than an hour ago.
         """
         values = self._seen(boot_request, at)
         mac = boot_request.mac or ""
@@ -34,7 +34,7 @@ class SightingQuerySet(models.QuerySet["Sighting"]):
             return False
         if self.all()[MAX_SIGHTINGS - 1 : MAX_SIGHTINGS].exists() and not self._drop_stale(at):
             return False
-        # Two processes may see the same card at once.
+        # Two processes may record the same MAC address at the same time.
         self.bulk_create([Sighting(mac=mac, first_seen_at=at, **values)], ignore_conflicts=True)
         return True
 
@@ -57,7 +57,7 @@ class SightingQuerySet(models.QuerySet["Sighting"]):
 
 
 class Sighting(models.Model):
-    """An unknown MAC address, when it asked, and what it said of itself (nobody vouches for it)."""
+    """An unknown MAC address and the unverified values of its requests."""
 
     mac = MACAddressField("MAC address", unique=True)
     first_seen_at = models.DateTimeField(default=timezone.now)

@@ -1,4 +1,4 @@
-"""The keys with which staff log in to rescue systems."""
+"""The SSH keys that staff use to log in to rescue systems."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from machines.ssh_keys import KeyFormatError, PublicKey
 
 class SSHKeyQuerySet(models.QuerySet["SSHKey"]):
     def for_rescue(self, enabled_by_pk: int | None) -> SSHKeyQuerySet:
-        """The keys that a rescue system gets: of who enabled it, and of all active users who may log in to rescues."""
+        """Return the keys for a rescue system: those of the user who enabled it and of users who may log in to all."""
         may_log_in = get_user_model()._default_manager.with_perm(
             "machines.login_rescue", backend="django.contrib.auth.backends.ModelBackend"
         )
@@ -29,18 +29,18 @@ class SSHKey(models.Model):
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="ssh_keys")
     public_key = models.TextField(
         max_length=4096,
-        help_text="The one line of your .pub file, such as ~/.ssh/id_ed25519.pub.",
+        help_text="The line in your .pub file, such as ~/.ssh/id_ed25519.pub.",
     )
     fingerprint = models.CharField(max_length=60, editable=False)
     added_at = models.DateTimeField(auto_now_add=True)
 
-    #: What stood before the key as it was typed, and is not stored.
+    #: The options before the key in the input. They are not stored.
     dropped_options = ""
 
     objects = SSHKeyQuerySet.as_manager()
 
     class Meta:
-        # Everybody on the staff keeps their own keys; the admin lets nobody but a superuser touch another's.
+        # Every staff user manages their own keys. In the admin, only a superuser may view or delete those of others.
         default_permissions = ()
         ordering = ("user", "pk")
         verbose_name = "SSH key"
@@ -48,7 +48,7 @@ class SSHKey(models.Model):
             models.UniqueConstraint(
                 fields=["user", "fingerprint"],
                 name="ssh_key_once_per_user",
-                violation_error_message="This key has been added already.",
+                violation_error_message="This key has already been added.",
             )
         ]
 
@@ -56,12 +56,12 @@ class SSHKey(models.Model):
         return self.parsed.comment or self.fingerprint
 
     def clean_fields(self, exclude: Any = None) -> None:
-        # First: the fingerprint, which no form asks for, comes of it.
+        # Before the check of the fields, because this sets the fingerprint.
         self.read()
         super().clean_fields(exclude)
 
     def read(self) -> None:
-        """Bring the key into its one form, and take its fingerprint. Raises ValidationError for a text that is none."""
+        """Normalise the key and set its fingerprint. Raises ValidationError if the text is not a public key."""
         try:
             parsed = PublicKey.parse(self.public_key)
         except KeyFormatError as error:

@@ -1,7 +1,8 @@
-"""Turns at SQLite's one write lock, which has no queue: boot answers go first, long work comes after them.
+"""Boot answers write to SQLite first, and long work writes after them.
 
-Who waits for that lock looks for it from time to time, and may never find it free beside busy writers. So boot answers
-hold a lock of their own while they wait and write, and long work begins no transaction meanwhile.
+SQLite has one write lock without a queue. A waiting process tries again from time to time and may starve next to busy
+writers. So boot answers hold an additional lock while they wait and write. Long work does not start a transaction
+during that time.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from rescuesite import locks
 
 Item = TypeVar("Item")
 
-#: So few transactions keep nobody waiting for long.
+#: This many transactions may follow each other without a pause.
 _AT_ONCE = 10
-#: Rows that one transaction removes.
+#: The number of rows that one transaction removes.
 PORTION = 1000
 
 
 def boot_turn() -> contextlib.AbstractContextManager[None]:
-    """Held while boot answers are written, by one process after the other; PostgreSQL has queues of its own."""
+    """Lock out long work while boot answers are written. PostgreSQL does not need it: its locks have queues."""
     if connection.vendor != "sqlite" or connection.in_atomic_block:
         return contextlib.nullcontext()
     return locks.held("boot")
 
 
 def in_turns(items: Iterable[Item]) -> Iterator[Item]:
-    """Give each item, for work that is a short transaction of its own.
+    """Yield each item. The caller does a short transaction for each.
 
-    Before it, boot answers that wait are written; after it, who else waits has as much time as it took.
+    Before each item, waiting boot answers are written. After each item, other writers get as much time as it took.
     """
     for n, item in enumerate(items):
         with boot_turn():
@@ -44,7 +45,7 @@ def in_turns(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def portions(rows: models.QuerySet[Any]) -> Iterator[list[int]]:
-    """The primary keys of rows that are removed while these are given, in turns."""
+    """Yield primary keys in portions, in turns. The caller deletes the rows of each portion."""
     keys = rows.order_by("pk").values_list("pk", flat=True)
 
     def left() -> Iterator[list[int]]:

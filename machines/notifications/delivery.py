@@ -10,7 +10,8 @@ from datetime import datetime
 from django.db import Error, connection
 from django.utils import timezone
 
-from machines.models.notification import Delivery, NotificationRule
+from machines.models.delivery import Delivery
+from machines.models.notification import NotificationRule
 from machines.notifications.channels.base import DeliveryError
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def _deliver_in_order(messages: list[Delivery]) -> int:
             continue
         # As it is now: when it was queued, or this turn began, its owner might still see it.
         message.rule = NotificationRule.objects.select_related("owner").filter(pk=message.rule_id or 0).first()
-        if message.rule and (why := message.rule.objection_to_telling(message.event, message.action)):
+        if message.rule and (why := message.rule.reason_not_to_send(message.event, message.action)):
             message.give_up(timezone.now(), why)
             continue
         try:

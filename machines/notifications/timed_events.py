@@ -10,7 +10,8 @@ from django.db.models import Q
 from django.utils import timezone
 
 from machines.models import AuditEntry, Rescue
-from machines.models.notification import Delivery, NotificationRule
+from machines.models.delivery import Delivery
+from machines.models.notification import NotificationRule
 from machines.models.rescue import RescueQuerySet
 from machines.models.rescue_terms import State
 from machines.notifications.events import Event, ended_key
@@ -33,7 +34,7 @@ def queue_timed_events(now: datetime | None = None) -> None:
     """
     now = now or timezone.now()
     # All that time does, it does to rescues.
-    rules = list(NotificationRule.objects.of_entitled(Event.ENDED).prefetch_related("machines"))
+    rules = list(NotificationRule.objects.with_permitted_owner(Event.ENDED).prefetch_related("machines"))
     told = {event for rule in rules for event in rule.events}
     found = [
         *(_expired(now) if Event.ENDED in told else ()),
@@ -45,7 +46,7 @@ def queue_timed_events(now: datetime | None = None) -> None:
         new = [rule for rule in rules if (rule.pk, one.key) not in there and _tells(rule, one, now)]
         at = now if one.event is Event.OVERDUE else one.at
         machine = one.rescue.machine
-        Delivery.objects.announce_event(one.event, one.key, at, machine.pk, machine.name, one.rescue, rules=new)
+        Delivery.objects.queue_event(one.event, one.key, at, machine.pk, machine.name, one.rescue, rules=new)
 
 
 def _tells(rule: NotificationRule, one: _Happened, now: datetime) -> bool:

@@ -1,4 +1,4 @@
-"""Template filters for what reasons, states and actions mean."""
+"""Template filters for the words of reasons, states and actions."""
 
 from django import template
 

@@ -233,11 +233,6 @@ class CardAdmin(AuditedAdmin):
         return TemplateResponse(request, "roms/lspci.html", context)
 
 
-def recognised(text: str) -> list[Found]:
-    """The network cards in a pasted output of lspci, with what can be done with each; one query."""
-    return advised(ipxe_cards.parse_lspci(text))
-
-
 def advised(pasted: Sequence[LspciCard], knows_the_tree: bool = True) -> list[Found]:
     """What can be done with each of these cards; one query."""
     rows = [card for card in Card.objects.filter(pci_id__in={card.id for card in pasted}) if not card.is_practice]

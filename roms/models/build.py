@@ -19,6 +19,7 @@ from roms.models.card import Card
 from roms.models.job import Job, JobQuerySet, JobState
 from roms.toolchain.ipxe import options as ipxe_options
 from roms.toolchain.ipxe.build import Target
+from roms.toolchain.ipxe.option_headers import Value
 from roms.toolchain.ipxe.script import checks
 from roms.toolchain.ipxe.script.render import option_values, render, required_options
 from roms.toolchain.ipxe.script.spec import ScriptError, ScriptSpec, from_json, to_json
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 _OF_THE_SCRIPT = frozenset(
     f"DHCP_{phase}_{end}_TIMEOUT_SEC" for phase in ("DISC", "REQ") for end in ("START", "END")
 ) | {"DHCP_DISC_MAX_DEFERRALS"}
-#: Bytes for people: a chip of 64 KiB has 65,536.
-_KIB = 1024
-
 
 #: What is made, with what it is called.
 TARGETS = [(target.value, target.label) for target in Target]
@@ -283,11 +281,11 @@ class Build(Job):
         except ScriptError as error:
             return list(error.errors.values())
 
-    def changes(self) -> dict[str, ipxe_options.Value]:
+    def changes(self) -> dict[str, Value]:
         """The single options by name, with those that the script cannot do without."""
         return dict(ipxe_options.picked(option) for option in self.options) | self._needed()
 
-    def _needed(self) -> dict[str, ipxe_options.Value]:
+    def _needed(self) -> dict[str, Value]:
         """The options that the site's script cannot do without; none where the script is somebody's own."""
         if (spec := self.spec) is None:
             return {}

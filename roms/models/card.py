@@ -154,7 +154,7 @@ class Card(models.Model):
         """What flashrom reaches its chip through. Raises WrongProgrammerError, whatever the database holds."""
         if self.is_practice:
             return PracticeChip(station.practice_chip, self.chip_size or PRACTICE_SIZE)
-        return Programmer.parse(self.programmer)
+        return Programmer(self.programmer)
 
     @property
     def target(self) -> str:
@@ -162,7 +162,6 @@ class Card(models.Model):
         return self.pci_id.replace(":", "")
 
     def clean(self) -> None:
-
         errors: dict[str, Any] = {}
         if self.is_practice:
             errors["slug"] = f"“{ipxe_cards.PRACTICE}” is the site's own card, which stays as it is. Choose another id."

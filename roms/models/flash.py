@@ -31,8 +31,6 @@ class FlashJob(Job):
 
     kind = "flash"
 
-    Kind = FlashKind
-
     action = models.CharField(max_length=7, choices=FlashKind, default=FlashKind.FLASH)
     station = models.ForeignKey(Station, on_delete=models.PROTECT, related_name="flash_jobs")
     card = models.ForeignKey(Card, on_delete=models.PROTECT, related_name="flash_jobs")

@@ -14,7 +14,7 @@ import secrets
 import socket
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from django.conf import settings
 from django.db import models, transaction
@@ -22,9 +22,6 @@ from django.db.models import Case, F, Q, Value, When
 from django.utils import timezone
 
 from machines.models import Actor, AuditEntry, Machine
-
-if TYPE_CHECKING:
-    pass
 
 #: A worker's sign of life.
 HEARTBEAT = timedelta(seconds=5)
@@ -51,19 +48,12 @@ def worker_identity() -> str:
     return f"{socket.gethostname()[:60]}/{os.getpid()}/{secrets.token_hex(6)}"
 
 
-def effective_state(now: datetime) -> Case:
-    """The SQL twin of `Job.status_at`, for lists and filters."""
-    return Case(
-        When(state=JobState.RUNNING, heartbeat_at__lt=now - LOST_AFTER, then=Value(JobState.LOST)),
-        default=F("state"),
-        output_field=models.CharField(),
-    )
-
-
 class JobQuerySet(models.QuerySet[Any]):
     def with_status(self, *states: str, now: datetime | None = None) -> Self:
         """Those whose `Job.status_at` at `now` is one of `states`."""
-        return self.alias(effective=effective_state(now or timezone.now())).filter(effective__in=states)
+        given_up = Q(state=JobState.RUNNING, heartbeat_at__lt=(now or timezone.now()) - LOST_AFTER)
+        effective = Case(When(given_up, then=Value(JobState.LOST)), default=F("state"), output_field=models.CharField())
+        return self.alias(effective=effective).filter(effective__in=states)
 
     def unfinished(self, now: datetime | None = None) -> Self:
         return self.with_status(JobState.QUEUED, JobState.RUNNING, now=now)
@@ -76,10 +66,7 @@ class JobQuerySet(models.QuerySet[Any]):
         """Store as lost the jobs whose workers have gone; returns how many. Nothing depends on it being called."""
         now = now or timezone.now()
         gone = self.filter(state=JobState.RUNNING, heartbeat_at__lt=now - LOST_AFTER)
-        settled = 0
-        for job in gone:
-            settled += job.settle_lost(now)
-        return settled
+        return sum(job.settle_lost(now) for job in gone)
 
     def prune(self, before: datetime) -> int:
         """Remove finished jobs from before a time, with their logs; those that something refers to stay."""
@@ -98,8 +85,6 @@ class JobQuerySet(models.QuerySet[Any]):
 
 class Job(models.Model):
     """One piece of work for a worker, and the record of how it went."""
-
-    State = JobState
 
     state = models.CharField(max_length=9, choices=JobState, default=JobState.QUEUED, editable=False)
     #: What a running job is at, in its own words; empty before and after.

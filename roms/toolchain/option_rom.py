@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 #: Lengths in an option ROM are counted in these.
 BLOCK = 512
@@ -116,20 +116,6 @@ class OptionROM:
         return next((image.build_id for image in self.images if image.build_id is not None), None)
 
     @property
-    def is_ipxe(self) -> bool:
-        """Whether iPXE's own header says so. A ROM with nothing but EFI images has no such header."""
-        return self.build_id is not None
-
-    @property
-    def is_mrom(self) -> bool:
-        """Whether a BIOS sees only the first, small part of it."""
-        return any(image.code_type is CodeType.HIDDEN for image in self.images)
-
-    @property
-    def code_types(self) -> tuple[CodeType, ...]:
-        return tuple(image.code_type for image in self.images)
-
-    @property
     def kinds(self) -> str:
         """What can start it, in words: “BIOS and UEFI (x64)”."""
         kinds = (image.kind for image in self.images if image.code_type is not CodeType.HIDDEN)
@@ -216,7 +202,7 @@ def _identify_broken(data: bytes, error: OptionROMError) -> str:
 
 def _card_problems(rom: OptionROM, vendor: int, device: int) -> Iterator[str]:
     card = f"{vendor:04x}:{device:04x}"
-    if not {CodeType.X86, CodeType.EFI}.intersection(rom.code_types):
+    if not {CodeType.X86, CodeType.EFI}.intersection(image.code_type for image in rom.images):
         yield "The ROM holds no image that a PC's firmware starts."
     for number, image in enumerate(rom.images, 1):
         if image.code_type is CodeType.HIDDEN:
@@ -274,7 +260,7 @@ def _image(data: bytes, before: list[Image]) -> Image:
         raise OptionROMError(f"{what} is of the unknown code type {image[pcir + 0x14]:#04x}.") from None
     if code_type is CodeType.HIDDEN and (not before or before[-1].code_type is not CodeType.X86):
         raise OptionROMError(f"{what} is the hidden half of a BIOS image, and that image is not before it.")
-    about = _About()
+    about: dict[str, Any] = {}
     if code_type is CodeType.X86:
         about = _about_bios(image, what)
     elif code_type is CodeType.EFI:
@@ -293,11 +279,7 @@ def _image(data: bytes, before: list[Image]) -> Image:
         class_code=int.from_bytes(image[pcir + 0x0D : pcir + 0x10], "little"),
         last=bool(image[pcir + 0x15] & _LAST),
         sums_to_zero=not total,
-        machine=about.machine,
-        compressed=about.compressed,
-        manufacturer=about.manufacturer,
-        product=about.product,
-        build_id=about.build_id,
+        **about,
     )
 
 
@@ -333,17 +315,7 @@ def _devices(image: bytes, pcir: int, what: str) -> tuple[int, ...]:
     raise OptionROMError(f"{what} has a list of devices that does not end.")
 
 
-class _About(NamedTuple):
-    """What only images of one code type say."""
-
-    machine: int | None = None
-    compressed: bool = False
-    manufacturer: str = ""
-    product: str = ""
-    build_id: int | None = None
-
-
-def _about_bios(image: bytes, what: str) -> _About:
+def _about_bios(image: bytes, what: str) -> dict[str, Any]:
     if image[2] * BLOCK != len(image):
         raise OptionROMError(
             f"{what} has two lengths: {image[2] * BLOCK:,} bytes in its first header, {len(image):,} in the PCI header."
@@ -351,14 +323,14 @@ def _about_bios(image: bytes, what: str) -> _About:
     _header(image, 0x16, b"UNDI", what, size_at=4, minimum=0x16)
     ipxe = _header(image, 0x10, b"iPXE", what, size_at=4, minimum=0x0C)
     pnp = _header(image, 0x1A, b"$PnP", what, size_at=5, unit=16, minimum=0x20)
-    return _About(
-        build_id=None if ipxe is None else int.from_bytes(image[ipxe + 8 : ipxe + 12], "little"),
-        manufacturer="" if pnp is None else _text(image, _u16(image, pnp + 0x0E)),
-        product="" if pnp is None else _text(image, _u16(image, pnp + 0x10)),
-    )
+    return {
+        "build_id": None if ipxe is None else int.from_bytes(image[ipxe + 8 : ipxe + 12], "little"),
+        "manufacturer": "" if pnp is None else _text(image, _u16(image, pnp + 0x0E)),
+        "product": "" if pnp is None else _text(image, _u16(image, pnp + 0x10)),
+    }
 
 
-def _about_efi(image: bytes, what: str) -> _About:
+def _about_efi(image: bytes, what: str) -> dict[str, Any]:
     if int.from_bytes(image[4:8], "little") != _EFI_SIGNATURE:
         raise OptionROMError(f"{what} says that it is for UEFI, and lacks UEFI's signature.")
     # The third byte is the lower half of a 16-bit length here, not a BIOS image's length.
@@ -369,7 +341,7 @@ def _about_efi(image: bytes, what: str) -> _About:
         )
     if not _HEADER <= _u16(image, 0x16) < len(image):
         raise OptionROMError(f"{what} has its program at {_u16(image, 0x16):#x}, where none can be.")
-    return _About(machine=_u16(image, 0x0A), compressed=_u16(image, 0x0C) != 0)
+    return {"machine": _u16(image, 0x0A), "compressed": _u16(image, 0x0C) != 0}
 
 
 def _header(

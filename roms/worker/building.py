@@ -16,8 +16,9 @@ from machines.models.stored_file import StoredFile
 from rescuesite import disk_space
 from roms.models import Build, Card, JobState
 from roms.toolchain.flash import flashrom
-from roms.toolchain.ipxe.build import Builder, BuildError, BuildRequest, BuildResult, ErrorKind, Listener, Target
+from roms.toolchain.ipxe.build import Builder, BuildError, BuildRequest, BuildResult, Target
 from roms.toolchain.ipxe.cards import CardError
+from roms.toolchain.ipxe.make_output import ErrorKind, Listener
 from roms.toolchain.ipxe.source import SourceError, SourceTree
 from roms.toolchain.option_rom import OptionROMError, check_fits
 from roms.toolchain.runner import ProgramMissingError

@@ -26,6 +26,7 @@ from roms.toolchain.flash.flashing import (
 )
 from roms.toolchain.flash.pci import PCISlot, WrongAddressError
 from roms.toolchain.flash.programmers import WrongProgrammerError
+from roms.toolchain.flash.station_lock import StationBusyError
 from roms.toolchain.option_rom import OptionROMError, check_fits, identify, pad
 from roms.toolchain.runner import ProgramMissingError, Stopped
 from roms.worker.running import ClaimedJob
@@ -120,7 +121,7 @@ class FlashRun(ClaimedJob[FlashJob], Listener):
         except FlashFailedError as error:
             self._results(phase=error.phase)
             self.end(JobState.FAILED, str(error), chip_state=error.state)
-        except (FlashError, OptionROMError, DamagedFileError) as error:
+        except (FlashError, StationBusyError, OptionROMError, DamagedFileError) as error:
             self.end(JobState.FAILED, str(error))
         except ProgramMissingError as error:
             self.end(JobState.SITE_ERROR, f"{error} Install it: apt-get install flashrom")

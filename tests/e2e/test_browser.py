@@ -94,7 +94,7 @@ def test_a_rescue_is_enabled_followed_and_seen_to_end_on_the_machines_page(staff
         "Rescue ended",
         "Rescue system is up",
         "Ready",
-        "Files asked for",
+        "Files requested",
         "Rescue script served",
         "Rescue enabled",
         "Machine added",
@@ -121,7 +121,7 @@ def test_an_order_that_makes_no_sense_is_asked_for_again_and_changes_nothing(sta
     staff.get_by_label("Reason").fill("kept while the form is mended")
     staff.get_by_role("button", name="Enable rescue").click()
     expect(staff.locator(".errornote")).to_contain_text("Nothing has been changed")
-    expect(staff.get_by_text("Say until when.")).to_be_visible()
+    expect(staff.get_by_text("Enter the time when the rescue ends.")).to_be_visible()
     expect(staff.get_by_label("Reason")).to_have_value("kept while the form is mended")
     assert site.manage("rescue", "status", "web01", "--json") is None
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from roms.toolchain.flash.flashing import Flashing, Limits, Phase, StationBusyError, holders
+from roms.toolchain.flash.flashing import Flashing, Limits, Phase
+from roms.toolchain.flash.station_lock import StationBusyError, holders
 from tests.roms.chips import KIB, WORKER, Bench, contents, dummy
 from tests.roms.processes import ends, heard, is_freed, worker
 

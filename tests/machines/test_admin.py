@@ -170,7 +170,7 @@ def test_a_time_that_has_passed_is_refused(admin_client: Client, machine: Machin
     response = post_enable(
         admin_client, machine, lifetime="until", expires_at_0=f"{past:%Y-%m-%d}", expires_at_1="00:00"
     )
-    assert "This time has passed" in response.content.decode()
+    assert "This time is in the past" in response.content.decode()
     assert not Rescue.objects.exists()
 
 
@@ -185,7 +185,7 @@ def test_a_second_rescue_is_refused_and_says_whose_the_first_is(
 
 def test_without_an_image_nothing_is_armed_and_the_page_says_what_to_do(admin_client: Client, machine: Machine) -> None:
     response = post_enable(admin_client, machine)
-    assert "There is no rescue image" in response.content.decode()
+    assert "There is no default rescue image" in response.content.decode()
     assert not Rescue.objects.exists()
 
 
@@ -197,7 +197,7 @@ def test_many_machines_are_switched_at_once_and_those_that_cannot_are_named(
     response = admin_client.post(ENABLE, {"ids": [m.pk for m in (machine, *others)], **ORDER}, follow=True)
     text = response.content.decode()
     assert "node0, node1, node2" in text
-    assert "web01 is active already" in text
+    assert "web01 already has an active rescue" in text
     assert Rescue.objects.active().count() == 4
 
 
@@ -226,14 +226,14 @@ def test_a_mac_of_another_machine_is_refused_with_what_was_typed_kept(admin_clie
     form = machine_form(**{"macs-TOTAL_FORMS": "1", "macs-0-address": MAC.upper(), "notes": "kept"})
     response = admin_client.post("/admin/machines/machine/add/", form)
     text = response.content.decode()
-    assert "This MAC address belongs to a machine already." in text
+    assert "This MAC address already belongs to a machine." in text
     assert "kept" in text
     assert Machine.objects.count() == 1
 
 
 def test_an_identity_of_something_that_no_nic_sends_is_refused(admin_client: Client, db: None) -> None:
     response = admin_client.post("/admin/machines/machine/add/", machine_form(identity='{"colour": "red"}'))
-    assert "is nothing that a NIC sends" in response.content.decode()
+    assert "is not a valid name" in response.content.decode()
 
 
 def test_adding_a_machine_drops_the_sighting_of_its_card(admin_client: Client, db: None) -> None:

@@ -101,7 +101,7 @@ def test_a_file_named_like_one_of_the_sites_own_is_refused(admin_client: Client,
     response = admin_client.post(
         "/admin/machines/rescueimage/add/", image_form(upload("kernel", b"k"), upload("file", b"f", name="rescue.cpio"))
     )
-    assert "is a name that the site uses itself" in response.content.decode()
+    assert "The site uses the name" in response.content.decode()
     assert not RescueImage.objects.exists()
 
 
@@ -128,7 +128,7 @@ def test_making_an_image_the_default_takes_the_place_of_the_earlier_one(
 
 def test_an_image_without_a_kernel_is_kept_with_a_warning(admin_client: Client, db: None) -> None:
     response = admin_client.post("/admin/machines/rescueimage/add/", image_form(), follow=True)
-    assert "has no kernel; upload one" in response.content.decode()
+    assert "has no kernel. Upload one" in response.content.decode()
 
 
 # SSH keys
@@ -159,7 +159,7 @@ def test_the_same_key_twice_is_refused(staff: Callable[..., Client]) -> None:
     client = staff()
     client.post("/admin/machines/sshkey/add/", {"public_key": KEY})
     response = client.post("/admin/machines/sshkey/add/", {"public_key": KEY})
-    assert "This key has been added already." in response.content.decode()
+    assert "This key has already been added." in response.content.decode()
     assert SSHKey.objects.count() == 1
 
 

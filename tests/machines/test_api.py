@@ -75,16 +75,16 @@ def test_a_machine_is_added(admin_client: Client, image: RescueImage) -> None:
     ("order", "field", "said"),
     [
         ({"name": "a b"}, "name", ""),
-        ({"name": "WEB01"}, "detail", "There is a machine of this name already."),
+        ({"name": "WEB01"}, "detail", "A machine with this name already exists."),
         ({}, "name", "This field is required."),
-        ({"name": "db01", "macs": [MAC, "nonsense", OTHER_MAC, OTHER_MAC]}, "macs", "“nonsense” is not a MAC address"),
-        ({"name": "db01", "macs": [MAC]}, "macs", f"{MAC}: This MAC address belongs to a machine already."),
+        ({"name": "db01", "macs": [MAC, "nonsense", OTHER_MAC, OTHER_MAC]}, "macs", "“nonsense” is not a valid MAC"),
+        ({"name": "db01", "macs": [MAC]}, "macs", f"{MAC}: This MAC address already belongs to a machine."),
         ({"name": "db01", "macs": "x"}, "macs", "Expected a list"),
-        ({"name": "db01", "allowed_networks": ["192.0.2.1/24"]}, "allowed_networks", "did you mean 192.0.2.0/24"),
+        ({"name": "db01", "allowed_networks": ["192.0.2.1/24"]}, "allowed_networks", "Did you mean 192.0.2.0/24"),
         ({"name": "db01", "allowed_networks": ["192.0.2.1", "192.0.2.1"]}, "allowed_networks", "is listed twice"),
         ({"name": "db01", "image": "none"}, "image", "none"),
-        ({"name": "db01", "identity": {"colour": "blue"}}, "identity", "nothing that a NIC sends"),
-        ({"name": "db01", "rescue_network": {"gateways": ["192.0.2.1"]}}, "rescue_network", "together with an address"),
+        ({"name": "db01", "identity": {"colour": "blue"}}, "identity", "is not a valid name"),
+        ({"name": "db01", "rescue_network": {"gateways": ["192.0.2.1"]}}, "rescue_network", "Enter an address too"),
         ({"name": "db01", "mac": [MAC]}, "mac", "There is no such field."),
     ],
 )  # fmt: skip
@@ -214,13 +214,13 @@ def test_a_rescue_is_enabled(admin_client: Client, machine: Machine, image: Resc
 def test_a_second_rescue_is_a_conflict_that_says_whose_the_first_is(admin_client: Client, rescue: Rescue) -> None:
     response = send(admin_client, "POST", RESCUE)
     assert response.status_code == 409
-    assert "A rescue of web01 is active already, enabled by alice at " in response.json()["detail"]
+    assert "web01 already has an active rescue. It was enabled by alice at " in response.json()["detail"]
 
 
 def test_without_an_image_there_is_no_rescue(admin_client: Client, machine: Machine) -> None:
     response = send(admin_client, "POST", RESCUE)
     assert (response.status_code, Rescue.objects.count()) == (409, 0)
-    assert "There is no rescue image" in response.json()["detail"]
+    assert "There is no default rescue image" in response.json()["detail"]
 
 
 def test_a_password_is_in_this_answer_and_in_no_other(
@@ -279,7 +279,7 @@ def test_a_delete_needs_no_body(admin_client: Client, rescue: Rescue) -> None:
 
 def test_disabling_what_is_not_enabled_is_a_conflict(admin_client: Client, machine: Machine) -> None:
     response = send(admin_client, "DELETE", RESCUE)
-    assert (response.status_code, response.json()["detail"]) == (409, "No rescue of web01 is active.")
+    assert (response.status_code, response.json()["detail"]) == (409, "web01 has no active rescue.")
 
 
 def test_the_latest_rescue_is_shown_also_once_it_has_ended(admin_client: Client, rescue: Rescue) -> None:
@@ -403,8 +403,8 @@ def test_an_image_is_uploaded(admin_client: Client, image: RescueImage) -> None:
     [
         ({"name": "x"}, "detail", "has no kernel"),
         ({"name": "x", "kernel": file("k", b"k"), "command_line": "a\nb"}, "command_line", ""),
-        ({"name": "x", "kernel": file("k", b"k"), "files": [file("a b", b"x")]}, "files", "cannot be a file's name"),
-        ({"name": "x", "kernel": file("k", b"k"), "files": [file("up", b"x")]}, "files", "uses itself"),
+        ({"name": "x", "kernel": file("k", b"k"), "files": [file("a b", b"x")]}, "files", "is not a valid file name"),
+        ({"name": "x", "kernel": file("k", b"k"), "files": [file("up", b"x")]}, "files", "The site uses the name"),
         ({"name": "x", "kernel": file("k", b"k"), "file_names": ["a"]}, "file_names", "Give a name for each"),
         ({"name": "x", "kernel": "text"}, "kernel", "not a file"),
         ({"name": "tiny", "kernel": file("k", b"k")}, "name", "already exists"),

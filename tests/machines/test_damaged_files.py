@@ -65,7 +65,7 @@ def now_known(kept: StoredFile) -> StoredFile:
 def rot(kept: StoredFile) -> None:
     """Change the bytes behind the file system's back: it looks as before."""
     damage(kept)
-    StoredFile.objects.filter(pk=kept.pk).update(looks=integrity.look(kept.path)[1])
+    StoredFile.objects.filter(pk=kept.pk).update(looks=integrity.metadata(kept.path)[1])
 
 
 # The answer
@@ -220,7 +220,7 @@ def test_damage_is_written_down_once_for_the_image_and_for_each_machine_in_rescu
     entry = AuditEntry.objects.get(action="file_damaged")
     assert (entry.subject, entry.details["sha256"]) == ("frail: kernel", kernel.sha256)
     assert AuditEntry.objects.get(action="rescue_file_damaged").rescue_pk == rescue.pk
-    assert machine_timeline(machine)[0].title == "A file of its rescue is damaged"
+    assert machine_timeline(machine)[0].title == "A file of the rescue is damaged"
 
 
 def test_others_are_told_once_whoever_finds_it(
@@ -291,7 +291,7 @@ def test_the_pages_of_machine_and_image_and_the_front_page_tell(
     image = RescueImage.objects.get()
     pages = {
         f"/admin/machines/machine/{machine.pk}/change/": "kernel is damaged; upload it again",
-        f"/admin/machines/rescueimage/{image.pk}/change/": "kernel is damaged in the data directory; upload it again",
+        f"/admin/machines/rescueimage/{image.pk}/change/": "kernel is damaged in the data directory. Upload it again",
         "/admin/machines/rescueimage/": "icon-no",
         "/admin/": "<b>1</b> damaged file",
     }

@@ -20,7 +20,7 @@ from django.db import connection
 from django.test import Client
 
 from machines.models import AuditEntry, Delivery, Machine, Rescue, RescueImage
-from machines.models.notification import PAUSES
+from machines.models.delivery import PAUSES
 from machines.notifications.channels import webhook
 from machines.notifications.delivery import deliver_due
 from tests.machines.notifications import ALICE, furnished, messages, receiver, rule, texts

@@ -156,7 +156,7 @@ def test_all_that_is_wrong_is_said_at_once_by_line_and_nothing_is_changed(machin
     for expected in (
         f"line 2: {MAC} belongs to web01 already.",
         "line 3: name: ",
-        "line 3: “nonsense” is not a MAC address",
+        "line 3: “nonsense” is not a valid MAC address",
         "line 3: “192.0.2.1/24” is an address inside a network",
         f"line 4: {OTHER_MAC} is listed twice.",
         "line 4: There is no image “none”.",

@@ -53,7 +53,7 @@ def test_an_old_rescue_php_becomes_machines(db: None) -> None:
 
 
 def test_what_is_wrong_in_an_old_rescue_php_is_said_with_its_line(db: None) -> None:
-    with pytest.raises(BulkError, match="line 3: “00:02” is not a MAC address"):
+    with pytest.raises(BulkError, match="line 3: “00:02” is not a valid MAC address"):
         apply(read(PHP.replace(b"00:02:b3:9d:94:8c", b"00:02")), Actor("alice"))
 
 
@@ -122,7 +122,7 @@ def test_what_looks_like_a_mac_address_and_is_not_taken_is_named(hidden: str, wh
 
 def test_a_label_that_is_not_a_mac_address_is_named() -> None:
     assert remarks(php(f'case "{MAC}": case "reboot":')) == [
-        "line 2: case “reboot” is not a MAC address and was not taken."
+        "line 2: case “reboot” is not a valid MAC address and was not taken."
     ]
 
 

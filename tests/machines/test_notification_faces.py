@@ -171,7 +171,7 @@ def test_an_order_that_is_wrong_names_its_field(admin_client: Client, change: di
 
 
 def test_a_name_that_is_taken_is_said(admin_client: Client, rule: NotificationRule) -> None:
-    assert send(admin_client, "POST", RULES, ORDER).json() == {"name": ["There is a rule of this name already."]}
+    assert send(admin_client, "POST", RULES, ORDER).json() == {"name": ["A rule with this name already exists."]}
 
 
 def test_a_test_and_a_new_secret_are_asked_for(admin_client: Client, rule: NotificationRule) -> None:

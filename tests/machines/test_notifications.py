@@ -90,7 +90,7 @@ def test_an_error_of_ours_keeps_nobody_from_a_rescue(
     furnished: Machine, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rule()
-    monkeypatch.setattr(Delivery, "of", lambda *_: 1 / 0)
+    monkeypatch.setattr(Delivery, "build", lambda *_: 1 / 0)
     enable(furnished)
     assert kind(ask(client, source="192.0.2.99")) == "refused"
     assert kind(ask(client)) == "rescue"

@@ -292,7 +292,7 @@ def test_disabling_twice_is_refused(machine: Machine, image: RescueImage, actor:
     rescue = enable(machine)
     again = stored(rescue)
     rescue.disable(actor)
-    with pytest.raises(NoActiveRescueError, match="No rescue of web01 is active"):
+    with pytest.raises(NoActiveRescueError, match="web01 has no active rescue"):
         again.disable(actor)
     assert actions(machine).count("rescue_disabled") == 1
 

@@ -27,10 +27,10 @@ def test_an_interface_is_stored_in_one_form(text: str, stored: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("192.0.2.7", "lacks its prefix length"),
+        ("192.0.2.7", "has no prefix length"),
         ("192.0.2.7/33", "is not a valid address with a prefix length"),
         ("web01/24", "is not a valid address with a prefix length"),
-        ("192.0.2.0/24", "whole network"),
+        ("192.0.2.0/24", "address of a network"),
         ("192.0.2.255/24", "broadcast address"),
         ("224.0.0.1/24", "not the address of a host"),
         ("127.0.0.1/8", "not the address of a host"),
@@ -77,19 +77,19 @@ def test_a_network_that_fits_together_is_taken(db: None, fields: dict[str, str])
 @pytest.mark.parametrize(
     ("fields", "where", "said"),
     [
-        ({"rescue_network_gateways": "192.0.2.1"}, "rescue_network_gateways", "Only together with an address"),
-        ({"rescue_network_dns": "192.0.2.1"}, "rescue_network_dns", "Only together with an address"),
+        ({"rescue_network_gateways": "192.0.2.1"}, "rescue_network_gateways", "Enter an address too"),
+        ({"rescue_network_dns": "192.0.2.1"}, "rescue_network_dns", "Enter an address too"),
         (
             {"rescue_network_addresses": "192.0.2.7/24", "rescue_network_gateways": "198.51.100.1"},
             "rescue_network_gateways",
-            "in none of the networks",
+            "not in the network of any address",
         ),
         (
             {"rescue_network_addresses": "192.0.2.7/24", "rescue_network_gateways": "192.0.2.7"},
             "rescue_network_gateways",
             "own address",
         ),
-        ({"rescue_network_addresses": "192.0.2.7"}, "rescue_network_addresses", "lacks its prefix length"),
+        ({"rescue_network_addresses": "192.0.2.7"}, "rescue_network_addresses", "has no prefix length"),
     ],
 )
 def test_a_network_that_does_not_is_refused_where_it_is_wrong(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from machines.boot.handler import preview
 from machines.boot.request import BootRequest
 from machines.models import Actor, MACAddress, Machine, Rescue, RescueImage
+from machines.models.rescue import effective_state
 from machines.representation import rescue_json
 from tests.conftest import MAC
 from tests.machines.support import (
@@ -168,7 +169,7 @@ def test_the_state_in_sql_is_the_state_on_reading(
             )
         ]
     )
-    found = Rescue.objects.with_standing(now).get()
+    found = Rescue.objects.annotate(effective_state=effective_state(now)).get()
     assert found.effective_state == found.status_at(now).state  # type: ignore[attr-defined]
     assert Rescue.objects.active(now).exists() is not found.status_at(now).is_ended
 
@@ -180,7 +181,7 @@ def test_the_two_minutes_are_the_same_in_sql(machine: Machine, image: RescueImag
     Rescue.objects.filter(pk=rescue.pk).update(
         state="booting", served_at=noon() + timedelta(seconds=served), ready_at=noon()
     )
-    found = Rescue.objects.with_standing(noon(seconds=seconds)).get()
+    found = Rescue.objects.annotate(effective_state=effective_state(noon(seconds=seconds))).get()
     expected = "up" if seconds >= 120 and served <= 0 else "booting"
     assert {found.effective_state, found.status_at(noon(seconds=seconds)).state} == {expected}  # type: ignore[attr-defined]
 

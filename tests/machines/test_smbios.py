@@ -49,7 +49,7 @@ def test_a_uuid_has_one_form(written: str) -> None:
 
 @pytest.mark.parametrize("text", ["Not Settable", "4c4c4544", f"{UUID}0", "4c4c4544-0044-4810-8031-b4c04f4a4b3g"])
 def test_what_no_machine_can_send_as_its_uuid_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a UUID, so no machine can send it"):
+    with pytest.raises(ValueError, match="is not a valid UUID"):
         smbios.normalise("uuid", text)
 
 
@@ -130,7 +130,7 @@ def test_an_identity_is_stored_without_padding_and_shown_so(db: None) -> None:
 
 
 def test_an_impossible_uuid_is_refused_at_its_field(db: None) -> None:
-    with pytest.raises(ValidationError, match="is not a UUID") as refused:
+    with pytest.raises(ValidationError, match="is not a valid UUID") as refused:
         add("u1", {"uuid": "Not Settable"})
     assert list(refused.value.message_dict) == ["identity"]
 
@@ -151,7 +151,7 @@ def test_a_value_that_another_machine_has_verifies_neither(db: None) -> None:
     second = add("u2", {"serial": "cz1 "}, OTHER_MAC)
     assert (first.is_unverified, second.is_unverified) == (True, True)
     assert set(Machine.objects.unverified()) == {first, second}
-    assert first.identity_remarks() == ["serial “CZ1” is expected of u2 too: it verifies neither of the two."]
+    assert first.identity_remarks() == ["serial “CZ1” is also expected of u2. It verifies neither machine."]
 
 
 def test_one_value_of_its_own_verifies_a_machine(db: None) -> None:
@@ -164,7 +164,9 @@ def test_what_a_sighting_says_is_only_shown(db: None) -> None:
     Sighting.objects.create(mac=OTHER_MAC, said={"serial": "CZ1"})
     machine = add("u1", {"serial": "CZ1"})
     assert not machine.is_unverified
-    assert machine.identity_remarks() == [f"serial “CZ1” was also said by {OTHER_MAC}, which belongs to no machine."]
+    assert machine.identity_remarks() == [
+        f"{OTHER_MAC} also sent serial “CZ1”. This MAC address does not belong to a machine."
+    ]
 
 
 def test_lists_read_what_is_shared_once(db: None, django_assert_num_queries: object) -> None:
@@ -184,7 +186,7 @@ def test_a_byte_swapped_uuid_is_refused_and_recognised(client: Client, image: Re
 def test_the_page_of_a_machine_tells_what_verifies_nothing(admin_client: Client) -> None:
     machine = add("u1", {"serial": "Default string"})
     page = admin_client.get(f"/admin/machines/machine/{machine.pk}/change/").content.decode()
-    assert "serial “Default string” is a placeholder that many machines have: it verifies nothing." in page
+    assert "serial “Default string” is a placeholder that many machines have. It verifies nothing." in page
 
 
 # Import

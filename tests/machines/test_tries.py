@@ -234,12 +234,12 @@ def test_the_command_tries_again_and_whoever_waits_is_told(client: Client, rescu
         call_command("rescue", "status", "web01", "--wait")
     call_command("rescue", "try-again", "web01", "--json")
     assert stored(rescue).tries == 0
-    with pytest.raises(CommandError, match="has not been tried"):
+    with pytest.raises(CommandError, match="has not started this rescue system"):
         call_command("rescue", "try-again", "web01")
 
 
 def test_what_was_not_tried_is_not_tried_again(machine: Machine, image: RescueImage, actor: Actor) -> None:
-    with pytest.raises(NotTriedError, match="has not been tried"):
+    with pytest.raises(NotTriedError, match="has not started this rescue system"):
         enable(machine).try_again(actor)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from django.conf import LazySettings
-from django.contrib.auth.models import Permission, User
-from django.test import Client
 
 from machines.models import StoredFile
 from roms.models import Build, Card, JobState, Station
 from roms.toolchain.ipxe.script.spec import from_json
+from tests.machines.admin_pages import staff
+
+__all__ = ["staff"]
 
 SCRIPT = {"site": "http://192.0.2.10", "network": "dhcp"}
 
@@ -45,19 +45,6 @@ def practice(db: None) -> Card:
     return Card.objects.create(
         slug="practice", pci_id="8086:1229", name="Practice", driver="eepro100", programmer="dummy", chip_size=65536
     )
-
-
-@pytest.fixture
-def staff(client: Client, db: None) -> Callable[..., Client]:
-    """Log in as a staff user with the named permissions."""
-
-    def log_in(*permissions: str, name: str = "bob") -> Client:
-        user = User.objects.create_user(name, is_staff=True)
-        user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-        client.force_login(user)
-        return client
-
-    return log_in
 
 
 @pytest.fixture

@@ -12,16 +12,9 @@ from pathlib import Path
 import pytest
 
 from roms.toolchain.ipxe import build as ipxe_build
-from roms.toolchain.ipxe.build import (
-    Builder,
-    BuildError,
-    BuildRequest,
-    BuildResult,
-    Listener,
-    Phase,
-    Target,
-)
-from roms.toolchain.ipxe.options import Value
+from roms.toolchain.ipxe.build import Builder, BuildError, BuildRequest, BuildResult, Target
+from roms.toolchain.ipxe.make_output import Listener, Phase
+from roms.toolchain.ipxe.option_headers import Option, Value
 from roms.toolchain.ipxe.source import SourceTree
 
 STAND_IN = Path(__file__).parent / "stand_in"
@@ -85,6 +78,15 @@ class Site:
     @property
     def trees(self) -> list[Path]:
         return sorted(path for path in (self.folder / "ipxe" / "trees").iterdir() if path.is_dir())
+
+
+def switched_on(options: Mapping[str, Option], changes: Mapping[str, Value], platform: str) -> frozenset[str]:
+    """The flags that are on in a build for one platform: what its scripts can rely on."""
+    return frozenset(
+        name
+        for name, option in options.items()
+        if platform in option.platforms and changes.get(name, option.default(platform)) is True
+    )
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,11 @@ from django.utils import timezone
 
 from machines.admin.machines import MachineAdmin
 from machines.models import Actor, AuditEntry, Machine
-from roms.admin.cards import recognised
+from roms.admin.cards import advised
 from roms.admin.ledger import InstalledROMInline
 from roms.dashboard import rom_dashboard
 from roms.models import Build, Card, FlashJob, InstalledROM, JobState, Station
+from roms.toolchain.ipxe.cards import read_lspci
 from tests.roms.admin_pages import BUILDS, CARDS, EVIL, FLASH, build, build_form, job, queued, saved
 from tests.roms.conftest import succeeded
 
@@ -155,7 +156,7 @@ def test_the_front_page_costs_the_same_number_of_queries_for_any_number_of_rows(
 def test_a_pasted_lspci_costs_one_query_for_any_number_of_cards(card: Card) -> None:
     lines = "".join(f"0{n}:00.0 Ethernet controller [0200]: X [8086:122{n}]\n" for n in range(10))
     with CaptureQueriesContext(connection) as queries:
-        assert len(recognised(lines)) == 10
+        assert len(advised(read_lspci(lines).cards)) == 10
     assert len(queries) == 1
 
 
@@ -241,7 +242,7 @@ def test_two_drivers_of_one_card_are_shown(admin_client: Client, card: Card) -> 
 
 
 def test_the_practice_card_is_not_what_is_plugged_in(card: Card, practice: Card) -> None:
-    assert [found.card for found in recognised(LSPCI)] == [card, None]
+    assert [found.card for found in advised(read_lspci(LSPCI).cards)] == [card, None]
 
 
 def test_a_text_without_a_card_says_what_it_should_look_like(admin_client: Client, db: None) -> None:

@@ -12,9 +12,9 @@ from machines.models import Actor, AuditEntry, StoredFile
 from roms.models import Build, Card, JobState
 from roms.toolchain import option_rom
 from roms.toolchain.ipxe import build as ipxe_build
+from roms.toolchain.ipxe.host_tools import MissingTool
 from roms.toolchain.ipxe.script.render import render
 from roms.toolchain.ipxe.script.spec import from_json
-from roms.toolchain.ipxe.source import MissingTool
 from roms.worker.building import BuildRun
 from tests.roms.conftest import SCRIPT
 

@@ -36,10 +36,8 @@ def test_a_flash_saves_writes_and_verifies(bench: Bench) -> None:
     assert bench.image.read_bytes() == NEW
     assert bench.listener.phases == ALL
     assert [(data, digest) for data, digest, _ in bench.listener.stored] == [(OLD, sha256(OLD))]
-    assert (result.wrote, result.backup_sha256, result.verified_sha256) == (True, sha256(OLD), sha256(NEW))
+    assert (result.wrote, result.verified_sha256) == (True, sha256(NEW))
     assert (result.chip.name, result.size) == ("Opaque flash chip", 64 * KIB)
-    assert list(result.seconds) == ALL
-    assert all(seconds > 0 for seconds in result.seconds.values())
 
 
 def test_flashroms_own_messages_are_heard_in_each_phase(bench: Bench) -> None:
@@ -63,7 +61,7 @@ def test_restoring_writes_what_was_saved(bench: Bench) -> None:
     result = bench.flashing(bench.listener.shelf.read_bytes()).run()
 
     assert bench.image.read_bytes() == OLD
-    assert (result.backup_sha256, result.verified_sha256) == (sha256(NEW), sha256(OLD))
+    assert (bench.listener.stored[-1][1], result.verified_sha256) == (sha256(NEW), sha256(OLD))
 
 
 def test_identical_contents_are_a_success_without_a_write(bench: Bench) -> None:
@@ -85,7 +83,7 @@ def test_without_contents_the_chip_is_only_saved(bench: Bench) -> None:
 
     result = bench.flashing(None).run()
 
-    assert (result.wrote, result.backup_sha256, result.verified_sha256) == (False, sha256(OLD), None)
+    assert (result.wrote, result.verified_sha256) == (False, None)
     assert bench.listener.shelf.read_bytes() == OLD
     assert bench.listener.phases == [Phase.PROBE, Phase.SAVE]
 
@@ -180,7 +178,6 @@ def test_where_two_chips_fit_the_choice_is_offered_and_the_chosen_one_is_flashed
     result = bench.flashing(new, programmer, chip=refused.value.chips[1].name).run()
     assert result.chip.name == "SST25VF040"
     assert bench.image.read_bytes() == new
-    assert "UNTESTED" in result.remarks[0]
 
 
 def test_a_chip_that_flashrom_does_not_know_is_refused(bench: Bench) -> None:

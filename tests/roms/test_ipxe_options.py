@@ -10,24 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roms.toolchain.ipxe.option_headers import PLATFORMS, Kind, Option, Value, read_options
 from roms.toolchain.ipxe.options import (
-    PLATFORMS,
     PROFILES,
     REQUIRED,
-    Kind,
-    Option,
     OptionError,
-    Value,
     banner_changes,
     check,
     chosen,
     config_headers,
     effective,
     picked,
-    read_options,
-    switched_on,
     takes_over,
 )
+from tests.roms.ipxe_builds import switched_on
 
 STAND_IN = Path(__file__).parent / "stand_in"
 OPTIONS = read_options(STAND_IN)
@@ -181,15 +177,13 @@ def test_values_get_the_options_type(name: str, value: Value, typed: Value) -> N
     ],
 )
 def test_values_that_are_refused(name: str, value: Value, why: str) -> None:
-    with pytest.raises(OptionError, match=re.escape(why)) as raised:
+    with pytest.raises(OptionError, match=re.escape(why)):
         check(OPTIONS, {name: value})
-    assert raised.value.name == name
 
 
 def test_an_unknown_option_is_refused_and_those_like_it_named() -> None:
-    with pytest.raises(OptionError, match=r"no option “ping_command”\. Did you mean PING_CMD") as raised:
+    with pytest.raises(OptionError, match=r"no option “ping_command”\. Did you mean PING_CMD"):
         check(OPTIONS, {"ping_command": True})
-    assert raised.value.near[0] == "PING_CMD"
     with pytest.raises(OptionError, match=r"no option “zzz\?”\.$"):
         check(OPTIONS, {"zzz\n": True})
 

@@ -15,17 +15,10 @@ import pytest
 
 from rescuesite.files import locked
 from roms.toolchain import runner
+from roms.toolchain.ipxe import host_tools
 from roms.toolchain.ipxe import source as ipxe_source
-from roms.toolchain.ipxe.source import (
-    MARKS,
-    MissingTool,
-    SourceError,
-    SourceStoppedError,
-    SourceTree,
-    missing_tools,
-    redacted,
-    tools_message,
-)
+from roms.toolchain.ipxe.host_tools import MissingTool, missing_tools, tools_message
+from roms.toolchain.ipxe.source import MARKS, SourceError, SourceStoppedError, SourceTree, redacted
 
 STAND_IN = Path(__file__).parent / "stand_in"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another account")
@@ -324,20 +317,20 @@ def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_header_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = ipxe_source._compiles
+    real = host_tools._compiles
 
     def compiles(program: str, *arguments: str) -> bool:
         return "lzma.h" not in program and real(program, *arguments)
 
-    monkeypatch.setattr(ipxe_source, "_compiles", compiles)
+    monkeypatch.setattr(host_tools, "_compiles", compiles)
     assert missing_tools("rom") == [MissingTool("lzma.h", "liblzma-dev")]
 
 
 def test_a_compiler_for_another_machine_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = ipxe_source._compiles
+    real = host_tools._compiles
 
     def compiles(program: str, *arguments: str) -> bool:
         return "-m32" not in arguments and real(program, *arguments)
 
-    monkeypatch.setattr(ipxe_source, "_compiles", compiles)
+    monkeypatch.setattr(host_tools, "_compiles", compiles)
     assert [tool.tool for tool in missing_tools("rom")] == ["a gcc that compiles for x86"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from roms.admin import cards
 from roms.models import Card
 from roms.toolchain.flash.flashrom import SupportedCard
-from roms.toolchain.ipxe.cards import LspciCard, parse_lspci, read_lspci
+from roms.toolchain.ipxe.cards import LspciCard, read_lspci
 from roms.toolchain.runner import ProgramMissingError
 
 PAGE = "/admin/roms/card/lspci/"
@@ -91,7 +91,7 @@ def test_a_card_is_read_in_every_form(text: str) -> None:
     "form", ["-nnk", "-nnk, quoted in a mail", "-nnk, Windows line ends", "-nnk, without the tabs"]
 )
 def test_all_that_is_said_of_a_card_is_read(form: str) -> None:
-    assert parse_lspci(FORMS[form]) == [
+    assert read_lspci(FORMS[form]).cards == [
         LspciCard(
             slot="00:03.0",
             id="8086:1229",
@@ -118,13 +118,13 @@ def test_all_that_is_said_of_a_card_is_read(form: str) -> None:
     ],
 )
 def test_what_a_form_says_besides(form: str, name: str, revision: str, subsystem: str, driver: str) -> None:
-    (card,) = parse_lspci(FORMS[form])
+    (card,) = read_lspci(FORMS[form]).cards
 
     assert (card.name, card.revision, card.subsystem, card.kernel_driver) == (name, revision, subsystem, driver)
 
 
 def test_what_belongs_to_another_device_is_not_taken_for_a_cards() -> None:
-    (card,) = parse_lspci("00:03.0 0200: 8086:1229\n00:04.0 0300: 10de:0020\n\tKernel driver in use: nouveau\n")
+    (card,) = read_lspci("00:03.0 0200: 8086:1229\n00:04.0 0300: 10de:0020\n\tKernel driver in use: nouveau\n").cards
 
     assert card.kernel_driver == ""
 

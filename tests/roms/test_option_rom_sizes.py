@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from roms.toolchain.option_rom import OptionROMError, check_fits, identify, pad, problems, read
+from roms.toolchain.option_rom import CodeType, OptionROMError, check_fits, identify, pad, problems, read
 from tests.roms.ipxe_tree import Tree
 from tests.roms.option_roms import (
     CARD,
@@ -42,7 +42,7 @@ def test_roms_that_are_built_are_read_as_the_trees_own_tool_reads_them(target: s
     (tmp_path / "rom").write_bytes(data)
     assert described(data) == printed(tree, tmp_path / "rom")
     rom = read(data)
-    assert rom.is_mrom == target.endswith(".mrom")
+    assert (rom.images[-1].code_type is CodeType.HIDDEN) == target.endswith(".mrom")
     assert bool(problems(data, *CARD)) != ("80861229" in target)
     assert (rom.images[0].manufacturer, rom.images[0].product) == ("https://ipxe.org", "iPXE")
 

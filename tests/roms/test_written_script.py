@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roms.toolchain.ipxe.options import DEFAULT_PROFILE
-from roms.toolchain.ipxe.script.checks import MAX_TEXT, check_text, commands_used, likely_options
-from roms.toolchain.ipxe.script.parser import COMMANDS
+from roms.toolchain.ipxe.script.checks import MAX_TEXT, check_text, likely_options
 from tests.roms.test_embedded_text import EXAMPLE, errors, tried
 
 
@@ -63,13 +62,6 @@ def test_what_does_work_is_not_warned_of() -> None:
     assert check_text(text, {"IMAGE_CMD", "DOWNLOAD_PROTO_HTTP"}) == []
     assert check_text("#!ipxe\nmenu Boot\nexit 1\n", {"FORM_CMD"}) == []
     assert check_text("#!ipxe\nvcreate --tag 7 net0\nexit 1\n") == []
-
-
-def test_the_commands_of_a_script_are_found() -> None:
-    assert commands_used(EXAMPLE) == {
-        name: COMMANDS[name]
-        for name in ("set", "inc", "dhcp", "goto", "iseq", "echo", "sleep", "clear", "chain", "isset", "exit")
-    }
 
 
 @given(st.text(max_size=80).map(lambda text: f"#!ipxe\n{text}") | st.text() | st.binary())

@@ -7,23 +7,19 @@ for as long as something works on the card, whoever started it.
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import enum
 import hashlib
-import json
 import logging
-import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rescuesite.files import locked, sync
+from rescuesite.files import sync
 from roms.toolchain.flash.flashrom import PROGRAM, Chip, Flashrom, Outcome, Verdict, cannot, supported_cards, understand
 from roms.toolchain.flash.pci import PCI_DEVICES, PCICard, PCISlot, plugged_in
 from roms.toolchain.flash.programmers import PracticeChip, Programmer
+from roms.toolchain.flash.station_lock import station_lock
 from roms.toolchain.runner import Finished, Stopped, run
 
 logger = logging.getLogger(__name__)
@@ -71,15 +67,6 @@ class FlashError(Exception):
     """A flash that did not succeed; the message says what happened, and what to do."""
 
 
-class StationBusyError(FlashError):
-    """Something else works on this station's card."""
-
-    def __init__(self, message: str, since: datetime.datetime | None, pids: tuple[int, ...]) -> None:
-        super().__init__(message)
-        self.since = since
-        self.pids = pids
-
-
 class RefusedError(FlashError):
     """Nothing was written. Where there is a choice to make, `chips` or `cards` hold what to choose from."""
 
@@ -108,11 +95,10 @@ class StoppedError(FlashError):
 class FlashFailedError(FlashError):
     """The write was begun, and did not end well."""
 
-    def __init__(self, message: str, state: ChipState, phase: Phase, backup_sha256: str) -> None:
+    def __init__(self, message: str, state: ChipState, phase: Phase) -> None:
         super().__init__(message)
         self.state = state
         self.phase = phase
-        self.backup_sha256 = backup_sha256
 
 
 class Listener:
@@ -161,11 +147,8 @@ class Result:
     """A flash that succeeded."""
 
     chip: Chip
-    backup_sha256: str
     wrote: bool  # False: the chip had the wanted contents already, or only its contents were to be saved
     verified_sha256: str | None  # of the contents read back; None where they were only to be saved
-    seconds: dict[Phase, float]
-    remarks: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -191,7 +174,6 @@ class Flashing:
     label: str = ""  # what the lock's owner is called, where another one asks
     program: str = PROGRAM
     pci_devices: Path = PCI_DEVICES
-    _clock: _Clock = field(init=False, repr=False)
     _lock_fd: int = field(init=False, repr=False)
 
     def run(self) -> Result:
@@ -199,10 +181,9 @@ class Flashing:
         if self.contents is not None and self.expected_size not in (None, len(self.contents)):
             raise _wrong_size(len(self.contents), f"the card's chip has {self.expected_size}")
         with station_lock(self.lock, self.label) as self._lock_fd:
-            self._clock = _Clock()
             slot = self._slot()
             tool = Flashrom(self.programmer, slot, self.chip, self.program)
-            chip, remarks = self._probe(tool)
+            chip = self._probe(tool)
             # From here on the chip goes by its name, so that each run means the same definition of it.
             tool = Flashrom(self.programmer, slot, chip.name, self.program)
             old = self._save(tool, chip)
@@ -214,7 +195,7 @@ class Flashing:
                 self.listener.note("The chip holds exactly these contents already; there is nothing to write.")
                 verified = _sha256(old)
             self._after(lambda: self.listener.progress(1.0))
-            return Result(chip, _sha256(old), wrote, verified, self._clock.read(), remarks)
+            return Result(chip, wrote, verified)
 
     # Probe
 
@@ -240,9 +221,9 @@ class Flashing:
             raise _several_cards(fitting)
         return fitting[0].slot
 
-    def _probe(self, tool: Flashrom) -> tuple[Chip, tuple[str, ...]]:
+    def _probe(self, tool: Flashrom) -> Chip:
         """Find exactly one chip, of the right size. Raises FlashError."""
-        self._begin(Phase.PROBE)
+        self.listener.phase_started(Phase.PROBE)
         finished = self._run(tool.probe(), Phase.PROBE, self.limits.probe)
         verdict = understand(finished.output, finished.returncode)
         writes = self.contents is not None or self.contents_for is not None
@@ -260,7 +241,7 @@ class Flashing:
             message = f"The chip {chip} has {chip.size} bytes, the card's should have {self.expected_size}."
             raise RefusedError(Refusal.WRONG_SIZE, f"{message} Is this the right card?", chips=(chip,))
         self.listener.progress(0.1)
-        return chip, verdict.remarks
+        return chip
 
     def _refused(self, verdict: Verdict, slot: PCISlot | None) -> FlashError:
         """Why it cannot begin, with what there is to choose from."""
@@ -280,7 +261,7 @@ class Flashing:
 
     def _save(self, tool: Flashrom, chip: Chip) -> bytes:
         """Read the chip twice alike, and have it stored. Raises FlashError, and what the listener raises."""
-        self._begin(Phase.SAVE)
+        self.listener.phase_started(Phase.SAVE)
         free = shutil.disk_usage(self.folder).free
         if free < 4 * chip.size + SPARE:
             message = f"{self.folder} has {free >> 20} MB free: not enough to save the chip's contents. Make room."
@@ -323,7 +304,7 @@ class Flashing:
         wanted.write_bytes(self.contents)
         if self.listener.should_stop():
             raise StoppedError(Phase.SAVE, Stopped.CANCELLED)
-        self._begin(Phase.WRITE)
+        self.listener.phase_started(Phase.WRITE)
         finished = run(
             tool.write(wanted),
             cwd=self.folder,
@@ -337,16 +318,16 @@ class Flashing:
         )
         verdict = understand(finished.output, finished.returncode)
         self._after(lambda: self.listener.progress(0.85))
-        self._after(lambda: self._begin(Phase.VERIFY))
+        self._after(lambda: self.listener.phase_started(Phase.VERIFY))
         found = self._read_back(tool)
         state = _state(found, old, self.contents)
         if not verdict.is_ok:
-            raise self._failed(str(verdict), state, Phase.WRITE, old)
+            raise self._failed(str(verdict), state, Phase.WRITE)
         if found is None:
-            raise self._failed("flashrom says that it wrote, but the chip cannot be read.", state, Phase.VERIFY, old)
+            raise self._failed("flashrom says that it wrote, but the chip cannot be read.", state, Phase.VERIFY)
         if found != self.contents:
             message = "flashrom says that it wrote, but the chip holds something else."
-            raise self._failed(message, state, Phase.VERIFY, old)
+            raise self._failed(message, state, Phase.VERIFY)
         return _sha256(found)
 
     def _read_back(self, tool: Flashrom) -> bytes | None:
@@ -367,20 +348,16 @@ class Flashing:
             logger.exception("A chip could not be read back.")
             return None
 
-    def _failed(self, message: str, state: ChipState, phase: Phase, old: bytes) -> FlashFailedError:
+    def _failed(self, message: str, state: ChipState, phase: Phase) -> FlashFailedError:
         if state is ChipState.UNCHANGED:
             rest = f"The chip still holds the old contents. {WAYS_ON}"
         elif state is ChipState.AS_WANTED:
             rest = f"A read afterwards found the new contents all the same. {WAYS_ON}"
         else:
             rest = f"{DO_NOT_POWER_OFF} {WAYS_ON}"
-        return FlashFailedError(f"{message} {rest}", state, phase, _sha256(old))
+        return FlashFailedError(f"{message} {rest}", state, phase)
 
     # What the phases share
-
-    def _begin(self, phase: Phase) -> None:
-        self._clock.begin(phase)
-        self.listener.phase_started(phase)
 
     def _run(self, command: list[str], phase: Phase, limit: float) -> Finished:
         """Run flashrom where it may be killed. Raises StoppedError."""
@@ -405,25 +382,6 @@ class Flashing:
             tell()
         except Exception:
             logger.exception("The listener of a flash failed after the write; going on.")
-
-
-@dataclass
-class _Clock:
-    """Seconds per phase."""
-
-    _phase: Phase | None = None
-    _since: float = 0.0
-    _seconds: dict[Phase, float] = field(default_factory=dict)
-
-    def begin(self, phase: Phase | None) -> None:
-        now = time.monotonic()
-        if self._phase is not None:
-            self._seconds[self._phase] = now - self._since
-        self._phase, self._since = phase, now
-
-    def read(self) -> dict[Phase, float]:
-        self.begin(None)
-        return self._seconds
 
 
 _REFUSALS = {
@@ -454,51 +412,3 @@ def _state(found: bytes | None, old: bytes, wanted: bytes) -> ChipState:
 
 def _sha256(contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()
-
-
-# The station's lock
-
-
-@contextlib.contextmanager
-def station_lock(path: Path, label: str = "") -> Iterator[int]:
-    """Hold a station; yields the descriptor to be inherited. Raises StationBusyError."""
-    with contextlib.ExitStack() as held:
-        try:
-            descriptor = held.enter_context(locked(path, wait=False))
-        except BlockingIOError:
-            raise _busy(path) from None
-        owner = {"since": datetime.datetime.now(datetime.UTC).isoformat(), "label": label}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(owner).encode(), 0)
-        yield descriptor
-
-
-def holders(path: Path) -> dict[int, str]:
-    """Who holds a station's lock: the processes' numbers and names. All of it is seen by root alone."""
-    lock = path.stat()
-    found = {}
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            file = link.stat()
-            process = link.parent.parent
-            if (file.st_dev, file.st_ino) != (lock.st_dev, lock.st_ino):
-                continue
-            if "lock:" in (process / "fdinfo" / link.name).read_text():
-                found[int(process.name)] = (process / "comm").read_text().strip()
-    return found
-
-
-def _busy(path: Path) -> StationBusyError:
-    since, label = None, ""
-    # Whoever holds it may be writing this just now.
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        owner = json.loads(path.read_text())
-        label = str(owner["label"])
-        since = datetime.datetime.fromisoformat(owner["since"])
-    processes = holders(path)
-    parts = [label] if label else []
-    parts += [f"since {since:%Y-%m-%d %H:%M:%S} UTC"] if since else []
-    parts += [f"held by {', '.join(f'{name} ({pid})' for pid, name in processes.items())}"] if processes else []
-    details = f" ({'; '.join(parts)})" if parts else ""
-    message = f"Another flash is at work on this station{details}. Wait for its end; do not power off the station."
-    return StationBusyError(message, since, tuple(processes))

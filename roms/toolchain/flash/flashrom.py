@@ -30,9 +30,6 @@ _FOUND = re.compile(
 _SIZES = re.compile(r"Image size \((\d+) B\) doesn't match the expected size \((\d+) B\)")
 _ERROR = re.compile(r"^(?:Critical )?Error: (.*)$", re.MULTILINE | re.IGNORECASE)
 _VERSION = re.compile(r"^flashrom v?(\S+) on ", re.MULTILINE)
-_REMARK = re.compile(
-    r"^This (?:flash part has status (?:UNTESTED|NOT WORKING) for operations: .*|PCI device is UNTESTED.*)$", re.M
-)
 _NOT_WORKING = re.compile(r"^This flash part has status NOT WORKING for operations:(.*)$", re.MULTILINE)
 #: What a chip is known not to do, and what it cannot do by design.
 _ABORTED = re.compile(
@@ -100,18 +97,6 @@ def read_version(text: str) -> str:
     """The version in what flashrom says first."""
     found = _VERSION.search(text)
     return found[1] if found else "unknown"
-
-
-def programmers(program: str = PROGRAM) -> list[str]:
-    """The programmers that the installed flashrom was built with. Raises ProgramMissingError."""
-    return read_programmers(_whole_answer([program, "--help"]))
-
-
-def read_programmers(text: str) -> list[str]:
-    """The programmers in flashrom's help, or in its answer to an unknown one."""
-    _, _, rest = re.sub(r"Valid choices are:", "One of", text).partition("One of\n")
-    names, _, _ = rest.partition(".\n")
-    return [name for name in re.split(r"[,\s]+", names) if name]
 
 
 def _whole_answer(command: list[str]) -> str:
@@ -198,9 +183,7 @@ class Verdict:
     message: str
     advice: str = ""
     chips: tuple[Chip, ...] = ()
-    remarks: tuple[str, ...] = ()  # that chip or card is untested, or does not work
     not_working: frozenset[str] = frozenset()  # what is known not to work with this chip: PROBE, READ, ERASE, WRITE, WP
-    was_identical: bool = False  # only flashrom before 1.5 says so
 
     @property
     def is_ok(self) -> bool:
@@ -383,9 +366,7 @@ def understand(output: bytes, returncode: int) -> Verdict:
     known = tuple(chip for chip in chips if chip.size)
     broken = frozenset(word for found in _NOT_WORKING.finditer(text) for word in found[1].split())
     outcome, message, advice = _judge(text, returncode, is_unknown=bool(chips) and not known)
-    remarks = tuple(found[0].strip() for found in _REMARK.finditer(text))
-    was_identical = returncode == 0 and "Chip content is identical to the requested image" in text
-    return Verdict(outcome, message, advice, known, remarks, broken, was_identical)
+    return Verdict(outcome, message, advice, known, broken)
 
 
 def cannot(verdict: Verdict, *operations: str) -> Verdict | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from roms.toolchain.flash.pci import PCISlot
 
@@ -37,11 +37,6 @@ class Programmer:
             raise WrongProgrammerError(
                 f"“{self.name[:40]}” is not a programmer for network cards. Choose one of {', '.join(NIC_PROGRAMMERS)}."
             )
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read a name of the list, and nothing else: it becomes part of a command line."""
-        return cls(text)
 
     def argument(self, slot: PCISlot | None = None) -> str:
         """The value of flashrom's -p."""

@@ -7,10 +7,10 @@ commit's, paths are mapped to “.”, and the version is the commit rather than
 from __future__ import annotations
 
 import enum
+import errno
 import functools
 import hashlib
 import os
-import re
 import shlex
 import shutil
 import time
@@ -25,14 +25,10 @@ from roms.toolchain.ipxe import cards as ipxe_cards
 from roms.toolchain.ipxe import options as ipxe_options
 from roms.toolchain.ipxe import trees as ipxe_trees
 from roms.toolchain.ipxe.cards import CatalogueCard
-from roms.toolchain.ipxe.options import Option, Value
-from roms.toolchain.ipxe.source import (
-    SourceError,
-    SourceStoppedError,
-    SourceTree,
-    missing_tools,
-    tools_message,
-)
+from roms.toolchain.ipxe.host_tools import missing_tools, tools_message
+from roms.toolchain.ipxe.make_output import ErrorKind, Listener, MakeOutput, Phase, explain
+from roms.toolchain.ipxe.option_headers import Option, Value, read_options
+from roms.toolchain.ipxe.source import SourceError, SourceStoppedError, SourceTree
 from roms.toolchain.ipxe.trees import Forest, Tree, TreeSpec, TreeStoppedError, with_usual_modes
 from roms.toolchain.sandbox import Sandbox
 
@@ -42,11 +38,8 @@ TREES_LIMIT = 3 << 30
 SPACE = 400 << 20
 #: Seconds.
 TIMEOUT = 3600.0
-#: What a build says last, for the message of one that failed.
-TAIL = 4096
-#: Of the bar, what getting the source takes; and of a first call of make, what working out the dependencies takes.
+#: How much of the progress bar getting the source takes.
 _SOURCE_SHARE = 0.05
-_DEPENDENCIES_SHARE = 0.3
 
 _BIOS, _UEFI = "bin", "bin-x86_64-efi"
 #: What options and cards are read from.
@@ -114,39 +107,12 @@ _PARTS: Mapping[Target, tuple[Part, ...]] = {
 }
 
 
-class Phase(enum.StrEnum):
-    """Where a build is."""
-
-    SOURCE = "source"
-    TREE = "tree"
-    DEPENDENCIES = "dependencies"
-    COMPILING = "compiling"
-    LINKING = "linking"
-    FINISHING = "finishing"
-
-
-class ErrorKind(enum.StrEnum):
-    """Why there is no ROM."""
-
-    SOURCE = "source"
-    OPTIONS = "options"
-    MISSING_TOOL = "missing_tool"
-    UNKNOWN_CARD = "unknown_card"
-    COMPILER = "compiler"
-    TOO_LARGE = "too_large"
-    DISK_FULL = "disk_full"
-    CANCELLED = "cancelled"
-    TIMED_OUT = "timed_out"
-    FAILED = "failed"
-
-
 class BuildError(Exception):
-    """There is no ROM; the message says why, and what to do. `tail` is what the tool said last."""
+    """There is no ROM. The message says why, and what to do."""
 
-    def __init__(self, kind: ErrorKind, message: str, tail: str = "") -> None:
+    def __init__(self, kind: ErrorKind, message: str) -> None:
         super().__init__(message)
         self.kind = kind
-        self.tail = tail
 
 
 @dataclass(frozen=True)
@@ -186,25 +152,8 @@ class BuildResult:
     options: Mapping[str, Value]
     commands: tuple[str, ...]
     tool_versions: Mapping[str, str]
-    seconds: float
     #: How many source files had to be compiled.
     objects_compiled: int
-
-
-def _nothing(*_: object) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who hears how a build goes."""
-
-    log: Callable[[bytes], None] = _nothing
-    phase: Callable[[Phase], None] = _nothing
-    #: From 0 to 1, over the whole build.
-    progress: Callable[[float], None] = _nothing
-    #: How the tree's programs are kept from the rest of the host, in a sentence.
-    isolation: Callable[[str], None] = _nothing
 
 
 #: How the tree's programs are kept from the rest of the host.
@@ -265,7 +214,7 @@ class Builder:
     def _facts(self, commit: str) -> _Known:
         if commit not in self._known:
             with self.source.exported(commit, _READ_PATHS, self.user) as tree:
-                options, catalogue = ipxe_options.read_options(tree), ipxe_cards.catalogue(tree, self.user, self.box)
+                options, catalogue = read_options(tree), ipxe_cards.catalogue(tree, self.user, self.box)
             self._known[commit] = _Known(options, catalogue, self.source.commit_time(commit))
         return self._known[commit]
 
@@ -283,22 +232,21 @@ class Builder:
             return build.result()
         except (SourceStoppedError, TreeStoppedError) as error:
             raise build.stopped() from error
-        except SourceError as error:
-            raise BuildError(ErrorKind.SOURCE, str(error)) from error
-        except ipxe_options.OptionError as error:
-            raise BuildError(ErrorKind.OPTIONS, str(error)) from error
-        except ipxe_cards.CardError as error:
-            raise BuildError(ErrorKind.UNKNOWN_CARD, str(error)) from error
-        except runner.ProgramMissingError as error:
-            raise BuildError(ErrorKind.MISSING_TOOL, str(error)) from error
-        except runner.AccountMissingError as error:
-            raise BuildError(ErrorKind.FAILED, str(error)) from error
+        except tuple(_ERROR_KINDS) as error:
+            kind = next(kind for cause, kind in _ERROR_KINDS.items() if isinstance(error, cause))
+            raise BuildError(kind, str(error)) from error
         except OSError as error:
-            kind = ErrorKind.DISK_FULL if error.errno in _FULL else ErrorKind.FAILED
+            kind = ErrorKind.DISK_FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else ErrorKind.FAILED
             raise BuildError(kind, f"The build cannot use {self.folder}: {error}") from error
 
 
-_FULL = {28, 122}  # ENOSPC, EDQUOT
+_ERROR_KINDS: Mapping[type[Exception], ErrorKind] = {
+    SourceError: ErrorKind.SOURCE,
+    ipxe_options.OptionError: ErrorKind.OPTIONS,
+    ipxe_cards.CardError: ErrorKind.UNKNOWN_CARD,
+    runner.ProgramMissingError: ErrorKind.MISSING_TOOL,
+    runner.AccountMissingError: ErrorKind.FAILED,
+}
 
 
 @dataclass
@@ -353,7 +301,6 @@ class _Build:
             options=ipxe_options.effective(options, chosen),
             commands=tuple(self.commands),
             tool_versions=versions,
-            seconds=time.monotonic() - self.began,
             objects_compiled=self.compiled,
         )
 
@@ -424,7 +371,7 @@ class _Build:
         command = ["nice", "make", f"-j{self.builder.jobs}", made, *arguments]
         share = (1 - _SOURCE_SHARE) / len(self.request.target.parts)
         start = _SOURCE_SHARE + number * share
-        follow = _MakeOutput(self.listener, start, share, tree.objects or _sources(tree.src))
+        follow = MakeOutput(self.listener, start, share, tree.objects or _sources(tree.src))
         environment = tree.environment | {"SOURCE_DATE_EPOCH": str(self.builder._facts(commit).time)}
         with tree.building(part.bin_folder) as ended:
             finished = self._run_in(tree, command, environment, follow.receive)
@@ -432,7 +379,7 @@ class _Build:
         self.compiled += follow.compiled
         if finished.stopped or finished.returncode:
             tree.used()
-            self._raise(finished)
+            raise self._failure(finished)
         tree.used(built=True, objects=max(tree.objects, follow.compiled))
         return made
 
@@ -458,7 +405,7 @@ class _Build:
                 # Its folder of temporary files, which it leaves behind then.
                 left = ["find", _BIOS, "-path", f"{image}.*", "-delete"]
                 ipxe_trees.run(tree.sandbox, left, cwd=tree.src, user=self.builder.user)
-                self._raise(finished)
+                raise self._failure(finished)
             made = image
         self._collect(tree, ["cat", "--", made], artifact, recorded=False)
         return artifact
@@ -478,7 +425,7 @@ class _Build:
             )
         if finished.stopped or finished.returncode:
             artifact.unlink()
-            self._raise(finished)
+            raise self._failure(finished)
 
     def _run_in(
         self, tree: Tree, command: Sequence[str], environment: Mapping[str, str], log: Callable[[bytes], None]
@@ -527,101 +474,17 @@ class _Build:
     def should_stop(self) -> bool:
         return time.monotonic() > self.deadline or bool(self.asked and self.asked())
 
-    def stopped(self) -> BuildError:
-        """Why it was stopped."""
-        if time.monotonic() > self.deadline:
+    def stopped(self, *, timed_out: bool = False) -> BuildError:
+        """The error for a build that was stopped."""
+        if timed_out or time.monotonic() > self.deadline:
             return BuildError(ErrorKind.TIMED_OUT, f"The build took longer than {self.deadline - self.began:.0f} s.")
         return BuildError(ErrorKind.CANCELLED, "The build was cancelled.")
 
-    def _raise(self, finished: runner.Finished) -> None:
-        tail = finished.output[-TAIL:].decode(errors="replace")
-        if finished.stopped is runner.Stopped.TIMED_OUT:
-            seconds = self.deadline - self.began
-            raise BuildError(ErrorKind.TIMED_OUT, f"The build took longer than {seconds:.0f} s.", tail)
+    def _failure(self, finished: runner.Finished) -> BuildError:
+        """The error for a program that failed or was stopped."""
         if finished.stopped:
-            raise BuildError(ErrorKind.CANCELLED, "The build was cancelled.", tail)
-        kind, message = explain(finished.output.decode(errors="replace"), finished.returncode)
-        raise BuildError(kind, message, tail)
-
-
-def explain(output: str, returncode: int) -> tuple[ErrorKind, str]:
-    """What the end of a failed make's output means."""
-    for pattern, kind, message in _SIGNS:
-        if found := re.search(pattern, output):
-            return kind, message.format(*found.groups())
-    return ErrorKind.FAILED, f"make ended with status {returncode}; see the log."
-
-
-_SIGNS = (
-    (r"No space left on device|Disk quota exceeded", ErrorKind.DISK_FULL, "The disk is full."),
-    (
-        r"undefined (?:symbol|reference to) [`'‘]?(?:obj|pci_devlist)_(\w+)",
-        ErrorKind.UNKNOWN_CARD,
-        "This iPXE has nothing called {0}: neither a card nor a driver.",
-    ),
-    (
-        r"overflows \d+-byte field \((\d+) bytes too big\)",
-        ErrorKind.TOO_LARGE,
-        "The ROM would be {0} bytes larger than any BIOS can load (130,560 bytes): choose a smaller profile, or mrom.",
-    ),
-    (r"(?m)^(\S+:\d+)(?::\d+)?: (?:fatal )?error: (.*)$", ErrorKind.COMPILER, "The compiler says at {0}: {1}"),
-    (r"(?m)^(\S+): (?:Fatal )?[Ee]rror: (.*)$", ErrorKind.COMPILER, "The assembler says of {0}: {1}"),
-    (r"(?m)undefined reference to [`'‘](\w+)", ErrorKind.COMPILER, "The options do not go together: {0} is missing."),
-    (r"No rule to make target [`'‘](\S+)['’]", ErrorKind.FAILED, "This source tree cannot make {0}."),
-    (r"(?m)^(?:/bin/sh: \d+: |make: )(\S+): (?:not found|No such file)", ErrorKind.MISSING_TOOL, "{0} is missing."),
-)
-
-
-@dataclass
-class _MakeOutput:
-    """Follows make's output: which phase, how far.
-
-    make works out the dependencies of what has changed before it compiles the same files, so when it begins to
-    compile it is known how many there are.
-    """
-
-    listener: Listener
-    start: float
-    share: float
-    expected: int
-    compiled: int = 0
-    _dependencies: int = 0
-    _phase: Phase | None = None
-    _rest: bytes = b""
-    _shown: float = 0.0
-
-    def receive(self, chunk: bytes) -> None:
-        self.listener.log(chunk)
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        for line in lines:
-            found = re.match(rb"\s*\[(\w+)\] ", line)
-            if found:
-                self._step(found[1])
-
-    def _step(self, what: bytes) -> None:
-        if what == b"DEPS":
-            self._dependencies += 1
-            self._show(Phase.DEPENDENCIES, _DEPENDENCIES_SHARE * self._dependencies / self._total())
-        elif what == b"BUILD":
-            self.compiled += 1
-            done = self.compiled / self._total()
-            self._show(Phase.COMPILING, _DEPENDENCIES_SHARE + (1 - _DEPENDENCIES_SHARE) * done)
-        elif what in {b"AR", b"LD"}:
-            self._show(Phase.LINKING, 0.97)
-
-    def _total(self) -> int:
-        known = self._dependencies if self._phase in {Phase.COMPILING, Phase.LINKING} else self.expected
-        return max(known, self._dependencies, self.compiled, 1)
-
-    def _show(self, phase: Phase, done: float) -> None:
-        if phase is not self._phase:
-            self._phase = phase
-            self.listener.phase(phase)
-        # Not backwards, and not for every file.
-        value = round(self.start + self.share * min(done, 0.99), 2)
-        if value > self._shown:
-            self._shown = value
-            self.listener.progress(value)
+            return self.stopped(timed_out=finished.stopped is runner.Stopped.TIMED_OUT)
+        return BuildError(*explain(finished.output.decode(errors="replace"), finished.returncode))
 
 
 def _sources(src: Path) -> int:

@@ -69,12 +69,6 @@ def pci_id(text: str) -> str:
     return f"{found[1]}:{found[2]}".lower()
 
 
-def numbers(card: str) -> tuple[int, int]:
-    """Vendor and device of `8086:1229` as numbers. Raises CardError."""
-    vendor, _, device = pci_id(card).partition(":")
-    return int(vendor, 16), int(device, 16)
-
-
 # What the tree drives
 
 
@@ -228,11 +222,6 @@ class Pasted:
     cards: list[LspciCard]
     #: Lines that look like a network card's, and were not understood.
     unread: list[str]
-
-
-def parse_lspci(text: str) -> list[LspciCard]:
-    """The network cards in a pasted output of lspci; see read_lspci."""
-    return read_lspci(text).cards
 
 
 def read_lspci(text: str) -> Pasted:
@@ -398,7 +387,6 @@ class Advice:
     chip_size: int | None
     #: Sentences for staff.
     text: tuple[str, ...]
-    curated: CuratedCard | None = None
 
 
 def advise(
@@ -437,7 +425,6 @@ def _advice(
         programmer=programmer,
         chip_size=listed.chip_size if listed else None,
         text=(*_of_ipxe(driven, knows_the_tree), *_of_flashrom(card, listed, supported)),
-        curated=listed,
     )
 
 

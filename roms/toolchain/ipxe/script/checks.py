@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from roms.toolchain.ipxe import options as ipxe_options
+from roms.toolchain.ipxe.option_headers import Value
 from roms.toolchain.ipxe.script import flow as script_flow
 from roms.toolchain.ipxe.script.parser import COMMANDS, Command, Line, parse
 from roms.toolchain.ipxe.script.spec import PROTOCOL_OPTIONS, ScriptError
@@ -176,12 +177,6 @@ def _brought_by(name: str) -> tuple[str, ...] | None:
     return COMMANDS.get(name) if name and "${" not in name else ()
 
 
-def commands_used(text: str) -> dict[str, tuple[str, ...] | None]:
-    """The commands in a script, each with the build options of which one brings it; None for one that iPXE lacks."""
-    names = [command.name for line in parse(text) for command in line.commands]
-    return {name: COMMANDS.get(name) for name in names if name and "${" not in name}
-
-
 def _protocols(command: Command) -> dict[str, tuple[str, ...]]:
     found = re.findall(r"\b([a-z]+)://", str(command))
     return {f"{scheme}://": (_PROTOCOLS[scheme],) for scheme in found if scheme in _PROTOCOLS}
@@ -191,7 +186,7 @@ def likely_options(profile: str, singles: Iterable[str]) -> set[str]:
     """The options that are on, as far as the profile says: a tree's own defaults are not known here."""
     brought_by = {option for options in COMMANDS.values() for option in options}
     everywhere = brought_by.union(ipxe_options.REQUIRED, *ipxe_options.PROFILES.values())
-    changes: dict[str, ipxe_options.Value] = {"PXE_CMD": False, **ipxe_options.PROFILES.get(profile, {})}
+    changes: dict[str, Value] = {"PXE_CMD": False, **ipxe_options.PROFILES.get(profile, {})}
     for single in singles:
         try:
             name, value = ipxe_options.picked(single)
