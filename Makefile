@@ -28,7 +28,7 @@ test: setup-test
 	@echo "== unit tests, PostgreSQL"
 	$(PYTHON) -m tests.with_postgres $(PYTEST) -n 2 -m "not e2e"
 	@echo "== end to end: real boots, browser, gunicorn, nginx"
-	$(PYTEST) -n 2 --dist loadfile -m "e2e and not soak" --durations 12
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "e2e and not soak" --durations 12
 
 # The faults of firmware and network that `make test` has no time for, and those that it has. Each has its bound.
 soak: setup-test

@@ -27,6 +27,20 @@ key.save()
 MakeSite = Callable[..., Site]
 
 
+#: These files take longest, and one process runs a whole file. They come first, so that both processes end together.
+_LONGEST = (
+    *("test_rescue_system", "test_embedded_specs", "test_gunicorn"),
+    *("test_isolation", "test_browser", "test_hostile"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory to copy: user alice (a superuser with a key), image `debian`, machine `web01` on loopback."""
