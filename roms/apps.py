@@ -1,5 +1,3 @@
-"""The app of ROMs: cards, builds, flash jobs, and which card holds what."""
-
 from django.apps import AppConfig
 
 

@@ -1,4 +1,4 @@
-"""How jobs, stations and ROMs stand, for the admin's front page: a constant number of queries."""
+"""Jobs, stations and outdated ROMs on the admin's front page, with a constant number of queries."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from roms.wording import CSS_CLASSES, job_url
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractUser, AnonymousUser
 
-#: Failures of longer ago are no news.
+#: The front page shows failures of this period only.
 _RECENT = timedelta(days=7)
 _BAD = (JobState.FAILED, JobState.SITE_ERROR, JobState.LOST)
-#: Of each kind.
+#: At most this many jobs of each kind and state.
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Line:
-    """A job that is under way, or has failed."""
+    """A job that is unfinished or has failed."""
 
     job: Job
     state: JobState
@@ -39,7 +39,7 @@ class ROMDashboard:
 
 
 def rom_dashboard(user: AbstractUser | AnonymousUser, now: datetime | None = None) -> ROMDashboard | None:
-    """What of it `user` may see; None where that is nothing."""
+    """The part that `user` may view; None if the user may view nothing."""
     now = now or timezone.now()
     seen = {name: user.has_perm(f"roms.view_{name}") for name in ("build", "flashjob", "station", "installedrom")}
     if not any(seen.values()):

@@ -1,4 +1,4 @@
-"""How jobs, cards, sizes and times are shown to people."""
+"""Jobs, cards, sizes and durations as text for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.utils.safestring import SafeString
 
 from roms.models import Card, Job, JobState
 
-#: How a state looks: the colours of the site's other states.
+#: The CSS class of each state.
 CSS_CLASSES = {
     JobState.QUEUED: "local",
     JobState.RUNNING: "booting",
@@ -21,13 +21,13 @@ CSS_CLASSES = {
     JobState.LOST: "armed",
 }
 MEANINGS = {
-    JobState.QUEUED: "It waits for a worker.",
-    JobState.RUNNING: "Running.",
-    JobState.SUCCEEDED: "It is done.",
+    JobState.QUEUED: "The job waits for a worker.",
+    JobState.RUNNING: "A worker runs the job.",
+    JobState.SUCCEEDED: "The job succeeded.",
     JobState.FAILED: "The tool reported an error.",
     JobState.SITE_ERROR: "The site made an error.",
-    JobState.CANCELLED: "Somebody stopped it.",
-    JobState.LOST: "Its worker has gone while it ran.",
+    JobState.CANCELLED: "Somebody cancelled the job.",
+    JobState.LOST: "The worker stopped while it ran the job.",
 }
 
 
@@ -38,7 +38,7 @@ def badge(state: JobState) -> SafeString:
 
 
 def card_code(card: Card | None) -> SafeString | str:
-    """A card in a list: short, its name where the pointer rests."""
+    """The short form of a card for lists, with its name as a tooltip."""
     return format_html('<code title="{}">{}</code>', card.name, card.slug) if card else "all"
 
 
@@ -48,7 +48,7 @@ def job_url(job: Job) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """34 s, 2 min 5 s, 1 h 3 min."""
+    """A duration as text: 34 s, 2 min 5 s, 1 h 3 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -62,5 +62,5 @@ def duration_text(duration: timedelta | None) -> str:
 
 
 def kib(size: int | None) -> str:
-    """A chip's size for people: 64 KiB."""
+    """A size as text: 64 KiB."""
     return "" if size is None else f"{size // 1024:,} KiB"

@@ -147,7 +147,7 @@ def test_a_rom_whose_turn_comes_when_the_disk_is_nearly_full_is_not_built(
     BuildRun.claim_and_run(build.pk)
     build.refresh_from_db()
     assert build.state == JobState.SITE_ERROR
-    assert "Nothing is built now: the disk" in build.error
+    assert "The site cannot build now: the disk" in build.error
 
 
 def test_a_build_is_stopped_when_the_disk_becomes_nearly_full(

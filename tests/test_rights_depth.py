@@ -104,7 +104,7 @@ def test_nobody_touches_an_account_with_a_right_that_they_lack(
     chosen = {"action": "delete_selected", "_selected_action": target.pk, "post": "yes"}
     assert client.post("/admin/auth/user/", chosen).status_code == 403
     assert User.objects.filter(pk=target.pk).values().get() == before
-    assert "holds a right that you lack" in client.get(f"{base}change/").content.decode()
+    assert "has a permission that you do not have" in client.get(f"{base}change/").content.decode()
     assert alice.pk != carol.pk
 
 
@@ -165,7 +165,7 @@ def test_a_password_set_by_somebody_else_ends_sessions_and_tokens(log_in: Callab
     path = f"/admin/auth/user/{alice.pk}/password/"
     assert "It also deletes this account's API tokens" in client.get(path).content.decode().replace("&#x27;", "'")
     told = client.post(path, {"password1": NEW, "password2": NEW}, follow=True).content.decode()
-    assert "Deleted with the old password: 1 API token" in told
+    assert "The new password also deleted 1 API token" in told
     assert hers.get("/admin/").status_code == 302
     assert [APIToken.objects.find(one) is not None for one in (clear, kept)] == [False, True]
     assert AuditEntry.objects.filter(action="token_deleted", actor="bob").count() == 1

@@ -73,7 +73,7 @@ def test_a_quoted_number_saves_no_tokens_from_a_new_password(log_in: LogIn) -> N
 def test_who_only_sees_accounts_is_not_told_of_rights_that_they_lack(log_in: LogIn) -> None:
     alice = user("alice", "enable_rescue")
     page = log_in("view_user").get(f"/admin/auth/user/{alice.pk}/change/").content.decode()
-    assert "you cannot change this account" not in page
+    assert "You cannot change this account" not in page
     assert "pbkdf2" not in page
     assert "<bdi>" not in page
 

@@ -1,4 +1,4 @@
-"""The staff's face: Django's admin over the models, with pages for the switch, the preview and the timeline."""
+"""The pages of the staff: Django's admin with additional pages, such as enabling rescue, the preview and the import."""
 
 from machines.admin import audit, images, keys, machines, notifications, sightings, tokens, users
 

@@ -1,4 +1,4 @@
-"""The audit log: read, searched, exported; never edited."""
+"""The audit log: staff can read, search and export it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from itertools import chain
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin.options import IncorrectLookupParameters
-from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from machines.admin.lookups import ReadOnly
 from machines.admin.search import MACSearch
 from machines.boot.reasons import Reason, reason_text, reason_words
 from machines.import_export import csv_text
@@ -26,8 +25,8 @@ _COLUMNS = ("id", "at", "actor", "source", "machine", "mac", "action", "outcome"
 
 
 @admin.register(AuditEntry)
-class AuditEntryAdmin(MACSearch):
-    #: From the page of a machine.
+class AuditEntryAdmin(ReadOnly, MACSearch):
+    #: The page of a machine links to its entries.
     linked_lookups = ("machine_pk",)
     list_display = ("at", "machine_link", "what", "outcome", "why", "actor", "from_where", "mac", "count")
     search_fields = ("machine", "mac", "actor", "source", "reason", "subject")
@@ -43,15 +42,6 @@ class AuditEntryAdmin(MACSearch):
 
     def get_list_filter(self, request: HttpRequest) -> Any:
         return ("at", ("action", ActionFilter), "outcome", DecisionReasonFilter)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: AuditEntry | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: AuditEntry | None = None) -> bool:
-        return False
 
     @admin.display(description="machine", ordering="machine")
     def machine_link(self, entry: AuditEntry) -> SafeString | str:
@@ -88,20 +78,11 @@ class AuditEntryAdmin(MACSearch):
         return [export, *super().get_urls()]
 
     def export(self, request: HttpRequest) -> HttpResponseBase:
-        """The rows that the list's filters and search leave, as CSV, oldest last."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        try:
-            entries = self.get_changelist_instance(request).get_queryset(request)
-        except IncorrectLookupParameters:
-            return HttpResponseRedirect(f"{reverse('admin:machines_auditentry_changelist')}?e=1")
-        response = StreamingHttpResponse(_csv(entries.iterator(chunk_size=500)), content_type="text/csv; charset=utf-8")
-        response["Content-Disposition"] = 'attachment; filename="audit.csv"'
-        return response
+        return self.csv_of_list(request, "audit", lambda entries: _csv(entries.iterator(chunk_size=500)))
 
 
 class ActionFilter(admin.AllValuesFieldListFilter):
-    """By what was done, in words."""
+    """Filters by action and shows the actions in words."""
 
     def choices(self, changelist: Any) -> Iterator[Any]:
         for choice in super().choices(changelist):
@@ -109,7 +90,7 @@ class ActionFilter(admin.AllValuesFieldListFilter):
 
 
 class DecisionReasonFilter(admin.SimpleListFilter):
-    """By the reason of a boot answer; what staff wrote as reason is for the search."""
+    """Filters by the reason of a boot answer. Reasons that staff wrote can be searched."""
 
     title = "reason"
     parameter_name = "why"

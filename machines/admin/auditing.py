@@ -1,4 +1,4 @@
-"""Admin pages whose changes leave audit entries, in the same transaction."""
+"""Base classes of admin pages that add audit entries for changes, in the same transaction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rescuesite.actors import actor_of
 
 
 class AuditingModelAdmin(OfferedLookups):
-    """Of a model whose own methods leave the audit entries."""
+    """For a model whose methods add the audit entries."""
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         obj.delete_audited(actor_of(request))
@@ -26,10 +26,10 @@ class AuditingModelAdmin(OfferedLookups):
 
 
 class AuditedAdmin(OfferedLookups):
-    """Writes `<model>_added`, `_changed` and `_deleted`. A subclass says what is worth comparing before and after."""
+    """Adds the audit entries `<model>_added`, `_changed` and `_deleted`. A subclass defines `snapshot`."""
 
     def snapshot(self, obj: Any) -> dict[str, Any]:
-        """What of `obj` an audit entry shows; never a secret."""
+        """Return the values of `obj` for an audit entry, without secrets."""
         return {}
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:

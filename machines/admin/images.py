@@ -1,4 +1,4 @@
-"""Rescue images: files uploaded here, with sizes and SHA-256."""
+"""Rescue images and their files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rescuesite.actors import actor_of
 
 
 class ImageFileForm(forms.ModelForm[ImageFile]):
-    """One file: uploaded when it is new, replaced when another is uploaded for it."""
+    """The form of one file. An upload replaces an existing file."""
 
     upload = forms.FileField(required=False, label="upload", help_text="Choose a file to replace this one.")
 
@@ -28,11 +28,11 @@ class ImageFileForm(forms.ModelForm[ImageFile]):
         model = ImageFile
         fields = ("kind", "name", "position")
         widgets = {"name": forms.TextInput(attrs={"size": 18}), "position": forms.NumberInput(attrs={"size": 3})}
-        help_texts = {"name": "Only for a further file; empty: the uploaded file's name."}
+        help_texts = {"name": "Only for a further file. If empty, the name of the uploaded file."}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: The name that the formset gives to a kernel or an initrd.
+        #: The name that the formset assigns to a kernel or an initrd.
         self.assigned_name = ""
         self.stored: StoredFile | None = None
         self.fields["name"].required = False
@@ -42,7 +42,7 @@ class ImageFileForm(forms.ModelForm[ImageFile]):
         values = super().clean() or {}
         upload = values.get("upload")
         if not self.instance.pk and not upload:
-            raise ValidationError("Choose the file to upload.")
+            raise ValidationError("Choose a file to upload.")
         name = self.assigned_name or values.get("name") or (upload.name if upload else "")
         try:
             ImageFile.check_name(values.get("kind", ""), name)
@@ -61,16 +61,16 @@ class ImageFileForm(forms.ModelForm[ImageFile]):
 
 
 def keep_uploads(request: HttpRequest) -> None:
-    """Store each uploaded file, or note what is in the way; before any transaction, which would keep others waiting."""
+    """Store each uploaded file, or keep the error. Call it before the transaction: other writers need not wait then."""
     for upload in request.FILES.values():
         try:
             upload.stored = StoredFile.objects.store(upload.chunks())  # type: ignore[union-attr]
         except OSError as error:
-            upload.problem = f"The file cannot be kept in the data directory: {error.strerror}."  # type: ignore[union-attr]
+            upload.problem = f"The site cannot store the file: {error.strerror}."  # type: ignore[union-attr]
 
 
 class ImageFileFormSet(forms.BaseInlineFormSet[ImageFile, RescueImage, ImageFileForm]):
-    """Gives kernels and initrds the names by which they are served."""
+    """Assigns the names of kernels and initrds."""
 
     def full_clean(self) -> None:
         taken = {form.instance.name for form in self.initial_forms}
@@ -101,7 +101,7 @@ class ImageFileInline(admin.TabularInline[ImageFile, RescueImage]):
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[ImageFile]:
         return super().get_queryset(request).select_related("stored")
 
-    # Who may edit an image may edit its files: they are part of it.
+    # The permissions of an image apply to its files too.
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return request.user.has_perm("machines.view_rescueimage") or self.has_change_permission(request, obj)
 
@@ -127,7 +127,8 @@ class RescueImageForm(forms.ModelForm[RescueImage]):
     make_default = forms.BooleanField(
         required=False,
         label="Default image",
-        help_text="Taken where neither the machine nor the person enabling names one. Takes the place of another.",
+        help_text="The site uses this image if neither the machine nor the rescue has another one. It replaces the "
+        "current default image.",
     )
 
     class Meta:
@@ -141,7 +142,7 @@ class RescueImageForm(forms.ModelForm[RescueImage]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if "chain_script" in self.fields:
-            # A script ends with its line's end, as a program would send it.
+            # Keep the line break at the end of the script.
             self.fields["chain_script"].strip = False  # type: ignore[attr-defined]
         if "make_default" in self.fields:
             self.fields["make_default"].initial = self.instance.is_default
@@ -199,18 +200,18 @@ class RescueImageAdmin(AuditingModelAdmin):
             return "iPXE script"
         return ", ".join(f"{file.name} ({filesizeformat(file.stored.size)})" for file in image.files.all())
 
-    @admin.display(description="files whole", boolean=True)
+    @admin.display(description="files intact", boolean=True)
     def whole(self, image: RescueImage) -> bool:
         return all(file.stored.is_intact() for file in image.files.all())
 
     def save_model(self, request: HttpRequest, obj: RescueImage, form: Any, change: bool) -> None:
-        """Not yet: an image and its files are one."""
+        """Does nothing: `save_related` saves the image together with its files."""
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         image: RescueImage = form.instance
         default = form.cleaned_data["make_default"]
-        whole = image.change if change else image.addition
-        with whole(actor_of(request), default=default):
+        save = image.change if change else image.addition
+        with save(actor_of(request), default=default):
             super().save_model(request, image, form, change)
             super().save_related(request, form, formsets, change)
         if problem := image.problem():

@@ -1,17 +1,18 @@
-"""Many machines at once: the page that imports a table, after showing what would be done, and the export."""
+"""The pages to import machines from a table and to export them. The import shows its changes before it applies them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from django import forms
-from django.contrib import admin, messages
-from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
-from django.template.response import TemplateResponse
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 
+from machines.admin.lookups import OfferedLookups
 from machines.import_export.exporting import table
 from machines.import_export.plan import Plan, apply, plan
 from machines.import_export.reading import COLUMNS, decode, read
@@ -20,34 +21,31 @@ from machines.models import Machine
 from machines.models.machine import ENABLE_RESCUE
 from rescuesite.actors import actor_of
 
-#: What is shown to be confirmed travels in the form; more is for the command. In bytes.
+#: The largest table, in bytes. The page for confirmation contains it. The command accepts larger ones.
 MAX_UPLOAD = 2 << 20
-#: So many changes and errors people are shown.
+#: The largest number of changes and errors on the page.
 _SHOWN = 200
 
 
 class UploadForm(forms.Form):
     file = forms.FileField(
         label="Table",
-        help_text=f"CSV, whose first line names its columns ({', '.join(COLUMNS)}), or an old rescue.php. "
-        "Nothing is changed before you have seen what would be.",
+        help_text=f"A CSV file, or an old rescue.php. The first line of the CSV file must name its columns "
+        f"({', '.join(COLUMNS)}). The next page shows all changes before you import them.",
     )
 
     def clean_file(self) -> bytes:
         upload = self.cleaned_data["file"]
         if upload.size > MAX_UPLOAD:
             raise forms.ValidationError(
-                f"The file has more than {MAX_UPLOAD >> 20} MB; use manage.py import_machines on the server."
+                f"The file is larger than {MAX_UPLOAD >> 20} MB. Use manage.py import_machines on the server."
             )
         contents: bytes = upload.read()
         return contents
 
 
-class MachineTables:
-    """For MachineAdmin: import and export of the list."""
-
-    admin_site: admin.AdminSite
-    opts: Any
+class MachineTables(OfferedLookups):
+    """For MachineAdmin: import and export of machines."""
 
     def table_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -61,7 +59,7 @@ class MachineTables:
         return request.user.has_perms(["machines.add_machine", "machines.change_machine"])
 
     def import_view(self, request: HttpRequest) -> HttpResponse:
-        """Ask for a table; show what it would do; do it once that is confirmed."""
+        """Ask for a table, show its changes, and apply them after confirmation."""
         if not self.may_import(request):
             raise PermissionDenied
         if request.method != "POST":
@@ -83,7 +81,7 @@ class MachineTables:
         try:
             done = apply(read(contents.encode()), actor_of(request))
         except BulkError as error:
-            # What was shown does not hold any more.
+            # Something has changed since the changes were shown.
             return self._import_page(request, form=UploadForm(), problems=error.problems)
         messages.success(request, done.done)
         return HttpResponseRedirect(reverse("admin:machines_machine_changelist"))
@@ -97,29 +95,13 @@ class MachineTables:
         **context: Any,
     ) -> HttpResponse:
         changes, remarks = (planned.changes, planned.remarks) if planned else ([], [])
-        context |= {
-            **self.admin_site.each_context(request),
-            "title": "Import machines",
-            "opts": self.opts,
-            "problems": (problems or [])[:_SHOWN],
-            "more_problems": max(0, len(problems or []) - _SHOWN),
-            "planned": planned,
-            "changes": changes[:_SHOWN],
-            "more_changes": max(0, len(changes) - _SHOWN),
-            "remarks": remarks[:_SHOWN],
-            "more_remarks": max(0, len(remarks) - _SHOWN),
-        }
-        return TemplateResponse(request, "machines/import.html", context)
+        for name, rows in (("problems", problems or []), ("changes", changes), ("remarks", remarks)):
+            context |= {name: rows[:_SHOWN], f"more_{name}": max(0, len(rows) - _SHOWN)}
+        return self.page(request, "machines/import.html", "Import machines", planned=planned, **context)
 
     def export_view(self, request: HttpRequest) -> HttpResponseBase:
-        """The machines that the list's filters and search leave, as the table that is imported."""
-        if not self.has_view_permission(request):  # type: ignore[attr-defined]
-            raise PermissionDenied
-        try:
-            machines = self.get_changelist_instance(request).get_queryset(request)  # type: ignore[attr-defined]
-        except IncorrectLookupParameters:
-            return HttpResponseRedirect(f"{reverse('admin:machines_machine_changelist')}?e=1")
-        found = Machine.objects.for_lists().filter(pk__in=machines.order_by().values("pk"))
-        response = StreamingHttpResponse(table(found), content_type="text/csv; charset=utf-8")
-        response["Content-Disposition"] = 'attachment; filename="machines.csv"'
-        return response
+        return self.csv_of_list(request, "machines", _table)
+
+
+def _table(machines: QuerySet[Machine]) -> Iterator[str]:
+    return table(Machine.objects.for_lists().filter(pk__in=machines.order_by().values("pk")))

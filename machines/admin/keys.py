@@ -1,4 +1,4 @@
-"""SSH keys: everybody on the staff keeps their own, and nobody but a superuser touches another's."""
+"""SSH keys: staff users manage their own. Only a superuser sees and deletes those of others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SSHKeyForm(OwnedForm):
 class SSHKeyAdmin(OwnedAdmin, AuditedAdmin):
     form = SSHKeyForm
     own_fields = ("public_key",)
-    # The fingerprint stands in the audit log.
+    # The audit log shows the fingerprint.
     shown_fields = ("fingerprint", "added_at")
     list_display = ("name", "user", "type", "fingerprint", "added_at")
     search_fields = ("user__username", "fingerprint", "public_key")
@@ -47,6 +47,6 @@ class SSHKeyAdmin(OwnedAdmin, AuditedAdmin):
         if obj.dropped_options:
             messages.warning(
                 request,
-                f"The options {obj.dropped_options} were left out. Rescue systems get the key alone, and it may log in "
-                "from everywhere.",
+                f"The options {obj.dropped_options} were removed. Rescue systems get only the key. It can log in from "
+                "every address.",
             )

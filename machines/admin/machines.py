@@ -1,4 +1,4 @@
-"""Machines: the list, the page of one, its preview and its timeline."""
+"""Machines: the list, and the page of a machine with its preview and its timeline."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from machines.wording import SHORT_STATES, STATES
 from rescuesite.actors import actor_of
 
 _FIELDS = ("name", "image", "identity", *TEXTS)
-#: What nobody changes during a rescue who may not enable one.
-_WHO_IT_IS = tuple(name for name in (*_FIELDS, *NETWORK_FIELDS) if name not in ALWAYS_EDITABLE)
-#: What of a machine is listed in inlines: its name in `Machine.revise`, the rows' model, and their column.
+#: The fields that a user without the permission to enable rescue cannot change during a rescue.
+_LOCKED_FIELDS = tuple(name for name in (*_FIELDS, *NETWORK_FIELDS) if name not in ALWAYS_EDITABLE)
+#: The inlines: the name in `Machine.revise`, the model of the rows, and its column.
 _PARTS = (("macs", MACAddress, "address"), ("allowed_networks", AllowedNetwork, "network"))
 
 
@@ -46,7 +46,7 @@ def may_touch(request: HttpRequest, machine: Machine | None) -> bool:
 
 
 class PartOfMachineInline(admin.TabularInline[Any, Machine]):
-    """Who may edit a machine may edit its addresses: they are part of it."""
+    """The permissions of a machine apply to its addresses too."""
 
     extra = 0
 
@@ -132,15 +132,12 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditingModelAdmin):
     list_filter = (StateFilter, LastSeenFilter, VerifiedFilter, "image")
     list_per_page = 50
     show_full_result_count = False
-    #: That there is a search; what it looks at stands in MachineQuerySet.named.
+    #: This only enables the search. MachineQuerySet.named defines the fields.
     search_fields = ("name",)
     search_help_text = "Name, MAC address in any form, IP address, serial number or UUID."
     fieldsets = (
         (None, {"fields": _FIELDS}),
-        (
-            "Network of the rescue system, where there is no DHCP",
-            {"fields": NETWORK_FIELDS, "classes": ("collapse",)},
-        ),
+        ("Network of the rescue system without DHCP", {"fields": NETWORK_FIELDS, "classes": ("collapse",)}),
     )
     autocomplete_fields = ("image",)
     inlines: ClassVar[tuple[Any, ...]] = (MACAddressInline, AllowedNetworkInline)
@@ -175,7 +172,7 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditingModelAdmin):
             '<span class="state state-{}" title="{}">{}</span>', state, STATES[state], SHORT_STATES[state]
         )
 
-    @admin.display(description="what ends it")
+    @admin.display(description="rescue ends")
     def ends(self, machine: Machine) -> str:
         rescue = machine.active_rescue()
         return rescue.ending() if rescue else ""
@@ -213,7 +210,7 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditingModelAdmin):
         return super().has_delete_permission(request, obj) and may_touch(request, obj)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        # Who may delete a machine may delete what is part of it, and the note of what is in its cards.
+        # The permission to delete a machine includes its addresses and the records of its installed ROMs.
         shown, counts, _, protected = super().get_deleted_objects(objs, request)
         return shown, counts, set(), protected
 
@@ -221,30 +218,31 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditingModelAdmin):
         machines, actor = list(queryset), actor_of(request)
         for machine in machines:
             machine.check_unlocked(actor)
-        # One transaction of all of them would keep the write lock from boot answers.
+        # One transaction for all of them would block boot answers.
         for machine in in_turns(machines):
             machine.delete_audited(actor)
 
-    # What is changed, the model changes
+    # Saving. The model makes all changes.
 
     def get_readonly_fields(self, request: HttpRequest, obj: Machine | None = None) -> Any:
         fixed = super().get_readonly_fields(request, obj)
-        return fixed if may_touch(request, obj) else (*fixed, *_WHO_IT_IS)
+        return fixed if may_touch(request, obj) else (*fixed, *_LOCKED_FIELDS)
 
     def changeform_view(self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
         machine = self.get_object(request, object_id) if object_id and request.method == "POST" else None
-        # The page was opened before the rescue was enabled: what it says beside the notes is not dropped in silence.
+        # The page was opened before the rescue was enabled. Changes to other fields than the notes must not be lost
+        # without a message.
         if machine and not may_touch(request, machine) and "name" in request.POST:
             raise MachineLockedError(machine.name)
         try:
             return super().changeform_view(request, object_id, *args, **kwargs)
         except ValidationError as error:
-            # Somebody was faster, or two rows of the page are one address.
+            # Another user was faster, or two rows contain the same address.
             messages.error(request, f"Nothing was changed. {' '.join(error.messages)}")
             return HttpResponseRedirect(request.get_full_path())
 
     def save_model(self, request: HttpRequest, obj: Machine, form: Any, change: bool) -> None:
-        """Not yet: a machine and its addresses are one."""
+        """Does nothing: `save_related` saves the machine together with its addresses."""
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         values, machine = _wanted(form.cleaned_data), form.instance
@@ -311,40 +309,39 @@ class MachineAdmin(RescueSwitch, MachineTables, AuditingModelAdmin):
         ]
 
     def panel_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """State, button and timeline alone: what the page fetches again while something is under way."""
+        """Return the panel with state, button and timeline. The page fetches it again and again."""
         machine = self._viewable(request, pk)
         return TemplateResponse(request, "machines/panel.html", self._panel(request, machine))
 
     def preview_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Decision, reason and script for an imagined request; changes nothing and shows no token."""
+        """Show the decision, the reason and the script for an imagined request. This changes nothing."""
         machine = self._viewable(request, pk)
         asked = request.GET if "mac" in request.GET else None
         likely = likely_request(machine)._asdict()
         form = PreviewForm(machine, asked or (likely if likely["mac"] and likely["source"] else None), initial=likely)
         answer = form.answer() if form.is_valid() else None
-        context = {
-            **self.admin_site.each_context(request),
-            "title": f"What would {machine.name} be told?",
-            "opts": self.opts,
-            "machine": machine,
-            "form": form,
-            "answer": answer,
-            "meaning": reason_text(answer.reason) if answer else "",
-            "asked": asked is not None,
-        }
-        return TemplateResponse(request, "machines/preview.html", context)
+        return self.page(
+            request,
+            "machines/preview.html",
+            f"What would {machine.name} be told?",
+            machine=machine,
+            form=form,
+            answer=answer,
+            meaning=reason_text(answer.reason) if answer else "",
+            asked=asked is not None,
+        )
 
     def _viewable(self, request: HttpRequest, pk: int) -> Machine:
         machine = Machine.objects.for_lists().filter(pk=pk).first()
         if not self.has_view_or_change_permission(request, machine):
             raise PermissionDenied
         if machine is None:
-            raise Http404("There is no such machine.")
+            raise Http404("This machine does not exist.")
         return machine
 
 
 def _wanted(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a form says of a machine, in the words of `Machine.revise`."""
+    """Return the values of the form as `Machine.revise` needs them."""
     values = {name: given[name] for name in _FIELDS if name in given}
     if NETWORK_FIELDS[0] in given:
         values["rescue_network"] = {
@@ -354,7 +351,7 @@ def _wanted(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _listed(formsets: Any, model: Any, column: str) -> list[str]:
-    """What the rows of an inline say, without those to be deleted."""
+    """Return the values of an inline, without the rows to delete."""
     rows = [row for formset in formsets if formset.model is model for row in formset.cleaned_data]
     return [row[column] for row in rows if row.get(column) and not row.get("DELETE")]
 

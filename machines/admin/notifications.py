@@ -1,4 +1,4 @@
-"""Notifications: the rules, and what was delivered because of them."""
+"""Notifications: the rules and the messages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from django import forms
 from django.contrib import admin, messages
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from machines.admin.auditing import AuditingModelAdmin
-from machines.admin.lookups import OfferedLookups
+from machines.admin.lookups import OfferedLookups, ReadOnly
 from machines.models import Delivery, NotificationRule
 from machines.notifications.channels import CHANNELS, FORM_FIELDS
 from machines.notifications.events import TEST, Event
@@ -26,7 +25,8 @@ _FIELDS = (
     *("name", "is_active", "events", "overdue_minutes", "all_machines", "machines"),
     *("kind", *FORM_FIELDS),
 )
-_LOOKS = {"waiting": "booting", "delivered": "up", "given_up": "refused"}
+#: The CSS class of each state.
+_STATE_CLASSES = {"waiting": "booting", "delivered": "up", "given_up": "refused"}
 
 
 class NotificationRuleForm(forms.ModelForm[NotificationRule]):
@@ -44,21 +44,21 @@ class NotificationRuleForm(forms.ModelForm[NotificationRule]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         fields = {kind: [*channel.form_fields] for kind, channel in CHANNELS.items()}
-        # Who may only view a rule has no such field.
+        # The field is missing if the user may only view the rule.
         if "kind" in self.fields:
             self.fields["kind"].widget.attrs["data-fields"] = json.dumps(fields)
 
     def clean(self) -> dict[str, Any]:
         values = super().clean() or {}
         if not values.get("all_machines") and not values.get("machines"):
-            self.add_error("machines", "Choose machines, or all.")
+            self.add_error("machines", "Choose at least one machine, or all machines.")
         return values
 
 
 @admin.register(NotificationRule)
 class NotificationRuleAdmin(AuditingModelAdmin):
     form = NotificationRuleForm
-    list_display = ("name", "is_active", "goes_to", "tells_of", "of_machines", "whose", "undelivered")
+    list_display = ("name", "is_active", "destination", "event_names", "machine_names", "owner_text", "undelivered")
     list_filter = ("is_active", "kind")
     search_fields = ("name", *FORM_FIELDS)
     ordering = ("name",)
@@ -69,10 +69,11 @@ class NotificationRuleAdmin(AuditingModelAdmin):
             None,
             {
                 "fields": ("name", "is_active"),
-                "description": "A rule tells what its owner may see. Whoever changes where it goes becomes its owner.",
+                "description": "A rule reports only what its owner may see. If you change the recipients, you become "
+                "the owner.",
             },
         ),
-        ("What is told", {"fields": ("events", "overdue_minutes", "all_machines", "machines")}),
+        ("Events", {"fields": ("events", "overdue_minutes", "all_machines", "machines")}),
         ("Recipients", {"fields": ("kind", *FORM_FIELDS)}),
     )
 
@@ -83,8 +84,8 @@ class NotificationRuleAdmin(AuditingModelAdmin):
         shown = super().get_fieldsets(request, obj)
         if obj is None or self.has_change_permission(request, obj):
             return shown
-        # The path of an address may be a secret of the receiver: it is for those who may change it.
-        return (*shown[:2], ("Recipients", {"fields": ("kind", "goes_to")}))
+        # The path of a webhook may be a secret. Only users who may change the rule see it.
+        return (*shown[:2], ("Recipients", {"fields": ("kind", "destination")}))
 
     def get_search_fields(self, request: HttpRequest) -> Any:
         return super().get_search_fields(request) if self.has_change_permission(request) else ("name",)
@@ -97,21 +98,22 @@ class NotificationRuleAdmin(AuditingModelAdmin):
             **{name: Count("deliveries", Q(deliveries__state=state)) for name, state in states.items()}
         )
 
-    @admin.display(description="goes to")
-    def goes_to(self, rule: NotificationRule) -> str:
+    @admin.display(description="recipients")
+    def destination(self, rule: NotificationRule) -> str:
         return rule.destination
 
-    @admin.display(description="tells of")
-    def tells_of(self, rule: NotificationRule) -> str:
+    @admin.display(description="events")
+    def event_names(self, rule: NotificationRule) -> str:
         return ", ".join(rule.events)
 
     @admin.display(description="owner")
-    def whose(self, rule: NotificationRule) -> str:
-        gone = rule.owner_name and (rule.owner is None or not rule.owner.is_active)
-        return f"{rule.owner_name} (no active account: tells nothing)" if gone else rule.owner_name or "the console"
+    def owner_text(self, rule: NotificationRule) -> str:
+        if rule.has_inactive_owner:
+            return f"{rule.owner_name} (no active account, so nothing is sent)"
+        return rule.owner_name or "the console"
 
     @admin.display(description="machines")
-    def of_machines(self, rule: NotificationRule) -> str:
+    def machine_names(self, rule: NotificationRule) -> str:
         if rule.all_machines:
             return "all"
         names = [machine.name for machine in rule.machines.all()]
@@ -142,29 +144,21 @@ class NotificationRuleAdmin(AuditingModelAdmin):
         return super().response_add(request, obj, post_url_continue)
 
     def _show_secret(self, request: HttpRequest, rule: NotificationRule, secret: str) -> HttpResponse:
-        """In this response and nowhere else: a message would be kept until somebody reads it."""
-        context = {
-            **self.admin_site.each_context(request),
-            "title": "The signing secret, shown this once",
-            "opts": self.opts,
-            "rule": rule,
-            "secret": secret,
-        }
-        headers = {"Cache-Control": "no-store"}
-        return TemplateResponse(request, "machines/webhook_secret.html", context, headers=headers)
+        title = "The signing secret, shown only once"
+        return self.page(request, "machines/webhook_secret.html", title, shows_secret=True, rule=rule, secret=secret)
 
     @admin.action(description="Send a test", permissions=["change"])
     def send_test(self, request: HttpRequest, queryset: QuerySet[NotificationRule]) -> None:
         for rule in queryset:
             message = rule.send_test(actor_of(request))
             where = reverse("admin:machines_delivery_change", args=[message.pk])
-            text = format_html('A test by “{}” is on its way: <a href="{}">see whether it arrives</a>.', rule, where)
+            text = format_html('“{}” sends a test message. <a href="{}">See whether it arrives</a>.', rule, where)
             self.message_user(request, text, messages.SUCCESS)
 
     @admin.action(description="Make a new signing secret", permissions=["change"])
     def renew_secret(self, request: HttpRequest, queryset: QuerySet[NotificationRule]) -> HttpResponse | None:
         if queryset.count() != 1:
-            self.message_user(request, "Choose one rule: its new secret is shown once.", messages.ERROR)
+            self.message_user(request, "Choose one rule. The site shows its new secret once.", messages.ERROR)
             return None
         rule = queryset.get()
         return self._show_secret(request, rule, rule.renew_secret(actor_of(request)))
@@ -182,10 +176,10 @@ class EventFilter(admin.SimpleListFilter):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(OfferedLookups):
-    """To read. What can be done is to send one again."""
+class DeliveryAdmin(ReadOnly, OfferedLookups):
+    """The messages. Staff can send one again."""
 
-    list_display = ("created_at", "status", "says", "rule_name", "tries")
+    list_display = ("created_at", "status", "text_and_error", "rule_name", "tries")
     list_filter = ("state", EventFilter, "rule", "created_at")
     search_fields = ("machine", "rule_name", "message_id", "event")
     list_per_page = 100
@@ -210,34 +204,24 @@ class DeliveryAdmin(OfferedLookups):
             message.payload = message.payload_for(request.user)
         return message
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Delivery | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Delivery | None = None) -> bool:
-        return False
-
     def has_send_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("machines.change_notificationrule")
 
     @admin.display(description="state", ordering="state")
     def status(self, message: Delivery) -> SafeString:
-        look = _LOOKS[message.state]
-        return format_html('<span class="state state-{}">{}</span>', look, message.get_state_display().lower())
+        css_class, state = _STATE_CLASSES[message.state], message.get_state_display().lower()
+        return format_html('<span class="state state-{}">{}</span>', css_class, state)
 
-    @admin.display(description="says")
+    @admin.display(description="text")
     def text(self, message: Delivery) -> str:
         return str(message.payload.get("text", ""))
 
-    @admin.display(description="says")
-    def says(self, message: Delivery) -> SafeString | str:
-        """What it says, and what went wrong with it."""
+    @admin.display(description="text")
+    def text_and_error(self, message: Delivery) -> SafeString | str:
         text = self.text(message)
-        return (
-            format_html('{}<br><span class="quiet">{}</span>', text, message.last_error) if message.last_error else text
-        )
+        if not message.last_error:
+            return text
+        return format_html('{}<br><span class="quiet">{}</span>', text, message.last_error)
 
     @admin.display(description="next try")
     def next(self, message: Delivery) -> str:
@@ -263,6 +247,6 @@ class DeliveryAdmin(OfferedLookups):
     def send_again(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
         sent = [message.send_again(actor_of(request)) for message in queryset]
         if any(sent):
-            self.message_user(request, f"{sum(sent)} queued once more.", messages.SUCCESS)
+            self.message_user(request, f"{sum(sent)} queued again.", messages.SUCCESS)
         if not all(sent):
-            self.message_user(request, f"The rules of {sent.count(False)} were deleted.", messages.ERROR)
+            self.message_user(request, f"{sent.count(False)} not queued: their rules were deleted.", messages.ERROR)

@@ -1,4 +1,4 @@
-"""What belongs to a user: everybody on the staff keeps their own, and a superuser sees and deletes all."""
+"""Base classes for objects of a user. Staff users manage their own. Only a superuser sees those of others."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from machines.admin.lookups import OfferedLookups
 
 
 class OwnedForm(forms.ModelForm[Any]):
-    """Checks the constraints on the user also where the form does not ask for the user."""
+    """Checks the constraints with the user, even if the form has no user field."""
 
-    #: What must be unique for each user.
+    #: The field that must be unique for each user.
     unique_field: str
 
     def _get_validation_exclusions(self) -> set[str]:
@@ -23,11 +23,12 @@ class OwnedForm(forms.ModelForm[Any]):
 
 
 class OwnedAdmin(OfferedLookups):
-    """Of a model with a `user`. Nothing of it is changed: another one is another object."""
+    """For a model with a `user` field. Objects can be added and deleted, but not changed."""
 
     list_select_related = ("user",)
-    #: What is asked for, and what is shown of one that is there.
+    #: The fields of the form to add an object.
     own_fields: tuple[str, ...] = ()
+    #: The additional read-only fields of an existing object.
     shown_fields: tuple[str, ...] = ()
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:

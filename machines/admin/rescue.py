@@ -1,4 +1,4 @@
-"""The switch: the pages on which rescue is enabled and disabled, for one machine or many."""
+"""The pages to enable and disable rescue, for one machine or several."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from django.contrib.admin.widgets import AdminSplitDateTime
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
+from machines.admin.lookups import OfferedLookups
 from machines.models import Actor, Machine, Rescue, RescueImage, SSHKey
+from machines.models.machine import ENABLE_RESCUE
 from machines.models.rescue_terms import NoActiveRescueError, RescueError, RescueRequest
 from machines.models.turns import in_turns
 from rescuesite.actors import actor_of
 
-PERMISSION = "machines.enable_rescue"
-#: More machines than this are not switched at once: nobody reads such a list.
+#: The largest number of machines on one page.
 MAX_AT_ONCE = 500
-_MAX_TOLD = 10
-#: A primary key has fewer.
+#: The largest number of messages of one kind.
+_MAX_MESSAGES = 10
+#: A primary key has fewer digits.
 MAX_DIGITS = 19
 
 
 class EnableForm(forms.Form):
-    """What staff choose; the fields of a RescueRequest."""
+    """The fields of a RescueRequest."""
 
     image = forms.ModelChoiceField(RescueImage.objects.all(), required=False)
     lifetime = forms.ChoiceField(
@@ -43,24 +44,25 @@ class EnableForm(forms.Form):
         required=False,
         label="Until",
         widget=AdminSplitDateTime,
-        help_text="Needed for “until a time”; for one boot, the time after which it is no longer waited for.",
+        help_text="Required for “until a time”. For “one boot”, the rescue ends at this time at the latest.",
     )
     reason = forms.CharField(
-        max_length=500, help_text="Kept in the audit log and shown to whoever logs in to the rescue system."
+        max_length=500, help_text="The audit log keeps it, and the rescue system shows it after each login."
     )
 
     password = forms.BooleanField(
         required=False,
         label="Password too",
-        help_text="Besides the SSH keys: made for root, and shown once after enabling. Not for unverified machines.",
+        help_text="Also allow logins as root with a new password. The site shows it once, after enabling. Not "
+        "available for unverified machines.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         default = RescueImage.objects.default()
-        self.fields["image"].empty_label = f"The machine's own, or the default ({default or 'none yet'})"  # type: ignore[attr-defined]
+        self.fields["image"].empty_label = f"The machine's image, or the default ({default or 'none yet'})"  # type: ignore[attr-defined]
         now = timezone.localtime()
-        self.fields["expires_at"].help_text += f" Here it is {now:%Y-%m-%d %H:%M}, time zone {now:%Z}."
+        self.fields["expires_at"].help_text += f" It is now {now:%Y-%m-%d %H:%M} {now:%Z}."
         self.fields["reason"].widget.attrs |= {"class": "vTextField", "autofocus": True}
 
     def clean(self) -> dict[str, Any]:
@@ -78,14 +80,14 @@ class DisableForm(forms.Form):
     reason = forms.CharField(
         max_length=500,
         required=False,
-        help_text="Kept in the audit log.",
+        help_text="The audit log keeps it.",
         widget=forms.TextInput(attrs={"class": "vTextField", "autofocus": True}),
     )
 
 
 @dataclass
 class Outcomes:
-    """What came of switching several machines."""
+    """The results for several machines."""
 
     done: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -95,7 +97,7 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class PlannedSwitch:
-    """What switching would do to one machine."""
+    """The machine, its active rescue and the image that it would boot."""
 
     machine: Machine
     rescue: Rescue | None
@@ -106,14 +108,11 @@ class PlannedSwitch:
         return self.rescue.status_at().state if self.rescue else "local"
 
 
-class RescueSwitch:
-    """For MachineAdmin: the actions in the list, and the pages behind them and behind the machine's button."""
-
-    admin_site: admin.AdminSite
-    media: forms.Media
+class RescueSwitch(OfferedLookups):
+    """For MachineAdmin: the actions in the list, and the pages of these actions and of the machine's button."""
 
     def has_enable_rescue_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm(PERMISSION)
+        return request.user.has_perm(ENABLE_RESCUE)
 
     def switch_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -125,51 +124,45 @@ class RescueSwitch:
 
     @admin.action(description="Enable rescue…", permissions=["enable_rescue"])
     def enable_rescue(self, request: HttpRequest, queryset: QuerySet[Machine]) -> HttpResponse | None:
-        return self._page(request, queryset, EnableForm(), "enable")
+        return self._switch_page(request, queryset, EnableForm(), "enable")
 
     @admin.action(description="Disable rescue…", permissions=["enable_rescue"])
     def disable_rescue(self, request: HttpRequest, queryset: QuerySet[Machine]) -> HttpResponse | None:
-        return self._page(request, queryset, DisableForm(), "disable")
+        return self._switch_page(request, queryset, DisableForm(), "disable")
 
     def enable_view(self, request: HttpRequest) -> HttpResponse:
-        """Ask for image, lifetime and reason, and arm the machines named in `ids`."""
+        """Ask for image, lifetime and reason, and enable rescue of the machines in `ids`."""
         machines = self._chosen(request)
         form = EnableForm(request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
             outcomes = _enable(machines, form.order(), actor_of(request))
-            add_messages(request, outcomes, "armed (switch off and on now)")
-            return self._passwords_page(request, outcomes) if outcomes.passwords else _done(machines)
-        return self._page(request, machines, form, "enable")
+            add_messages(request, outcomes, "Rescue is armed for {}. Switch the power off and on now.")
+            if not outcomes.passwords:
+                return _done(machines)
+            title, passwords = "Passwords, shown only once", outcomes.passwords
+            return self.page(request, "machines/passwords.html", title, shows_secret=True, passwords=passwords)
+        return self._switch_page(request, machines, form, "enable")
 
     def disable_view(self, request: HttpRequest) -> HttpResponse:
-        """Ask for a reason, and end the rescues of the machines named in `ids`."""
+        """Ask for a reason, and end the rescues of the machines in `ids`."""
         machines = self._chosen(request)
         form = DisableForm(request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
             outcomes = _disable(machines, form.cleaned_data["reason"], actor_of(request))
-            add_messages(request, outcomes, "ended (the next power-on boots the disk)")
+            add_messages(request, outcomes, "Rescue has ended for {}. The next power-on boots the disk.")
             return _done(machines)
-        return self._page(request, machines, form, "disable")
+        return self._switch_page(request, machines, form, "disable")
 
     def try_again_view(self, request: HttpRequest) -> HttpResponse:
-        """Forget the tries of the machines named in `ids`, whose rescue has failed."""
+        """Reset the tries of the machines in `ids` whose rescue has failed."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         machines = self._chosen(request)
         if not machines:
-            raise Http404("These machines are gone.")
-        add_messages(request, _try_again(machines, actor_of(request)), "is tried again (switch off and on now)")
+            raise Http404("These machines do not exist any more.")
+        outcomes = _try_again(machines, actor_of(request))
+        add_messages(request, outcomes, "Rescue is tried again for {}. Switch the power off and on now.")
         return _done(machines)
-
-    def _passwords_page(self, request: HttpRequest, outcomes: Outcomes) -> HttpResponse:
-        """The passwords, in this response and nowhere else: a message would be kept until somebody reads it."""
-        context = {
-            **self.admin_site.each_context(request),
-            "title": "Passwords, shown this once",
-            "opts": Machine._meta,
-            "passwords": outcomes.passwords,
-        }
-        return TemplateResponse(request, "machines/passwords.html", context, headers={"Cache-Control": "no-store"})
 
     def _chosen(self, request: HttpRequest) -> QuerySet[Machine]:
         if not self.has_enable_rescue_permission(request) or not request.user.has_perm("machines.view_machine"):
@@ -179,9 +172,11 @@ class RescueSwitch:
             pk__in=[pk for pk in ids if pk.isascii() and pk.isdigit() and len(pk) < MAX_DIGITS]
         )
 
-    def _page(self, request: HttpRequest, machines: QuerySet[Machine], form: forms.Form, what: str) -> HttpResponse:
+    def _switch_page(
+        self, request: HttpRequest, machines: QuerySet[Machine], form: forms.Form, what: str
+    ) -> HttpResponse:
         if not machines or len(machines) > MAX_AT_ONCE:
-            problem = f"Choose at most {MAX_AT_ONCE} machines." if machines else "These machines are gone."
+            problem = f"Choose at most {MAX_AT_ONCE} machines." if machines else "These machines do not exist any more."
             messages.error(request, problem)
             return HttpResponseRedirect(reverse("admin:machines_machine_changelist"))
         default = RescueImage.objects.default()
@@ -190,17 +185,16 @@ class RescueSwitch:
             for machine in Machine.objects.for_lists().filter(pk__in=machines.values("pk"))
         ]
         names = f"{len(prospects)} machines" if len(prospects) > 1 else prospects[0].machine.name
-        context = {
-            **self.admin_site.each_context(request),
-            "title": f"{what.capitalize()} rescue of {names}",
-            "opts": Machine._meta,
-            "what": what,
-            "form": form,
-            "prospects": prospects,
-            "keys": SSHKey.objects.for_rescue(request.user.pk).select_related("user"),
-            "media": self.media + form.media,
-        }
-        return TemplateResponse(request, "machines/switch.html", context)
+        return self.page(
+            request,
+            "machines/switch.html",
+            f"{what.capitalize()} rescue of {names}",
+            what=what,
+            form=form,
+            prospects=prospects,
+            keys=SSHKey.objects.for_rescue(request.user.pk).select_related("user"),
+            media=self.media + form.media,
+        )
 
 
 def _enable(machines: Iterable[Machine], order: RescueRequest, actor: Actor) -> Outcomes:
@@ -211,7 +205,7 @@ def _enable(machines: Iterable[Machine], order: RescueRequest, actor: Actor) -> 
         except RescueError as error:
             outcomes.refused.append(str(error))
         except ValidationError as error:
-            outcomes.refused.append(f"{machine.name}: {' '.join(error.messages)}")
+            outcomes.refused.append(f"Machine {machine.name}: {' '.join(error.messages)}")
         else:
             outcomes.done.append(machine.name)
             if rescue.password:
@@ -229,7 +223,7 @@ def _try_again(machines: Iterable[Machine], actor: Actor) -> Outcomes:
 
 
 def _for_each(machines: Iterable[Machine], change: Callable[[Rescue], None]) -> Outcomes:
-    """Change the active rescue of each machine."""
+    """Call `change` with the active rescue of each machine."""
     outcomes = Outcomes()
     for machine in in_turns(machines):
         try:
@@ -244,16 +238,16 @@ def _for_each(machines: Iterable[Machine], change: Callable[[Rescue], None]) -> 
     return outcomes
 
 
-def add_messages(request: HttpRequest, outcomes: Outcomes, what: str) -> None:
-    """One message for all that was done, and one for each machine that was not, as far as people read."""
+def add_messages(request: HttpRequest, outcomes: Outcomes, success: str) -> None:
+    """Add one message for all successes, and one message for each failure. `success` has {} for the machines."""
     if outcomes.done:
-        messages.success(request, f"Rescue {what} for {', '.join(outcomes.done)}.")
-    for warning in list(outcomes.warnings)[:_MAX_TOLD]:
+        messages.success(request, success.format(", ".join(outcomes.done)))
+    for warning in list(outcomes.warnings)[:_MAX_MESSAGES]:
         messages.warning(request, warning)
-    for refusal in outcomes.refused[:_MAX_TOLD]:
+    for refusal in outcomes.refused[:_MAX_MESSAGES]:
         messages.error(request, refusal)
-    if len(outcomes.refused) > _MAX_TOLD:
-        messages.error(request, f"And {len(outcomes.refused) - _MAX_TOLD} more.")
+    if len(outcomes.refused) > _MAX_MESSAGES:
+        messages.error(request, f"{len(outcomes.refused) - _MAX_MESSAGES} more machines failed.")
 
 
 def _done(machines: QuerySet[Machine]) -> HttpResponseRedirect:

@@ -1,4 +1,4 @@
-"""How lists are searched."""
+"""The search of lists for MAC addresses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from machines.admin.lookups import OfferedLookups
 
 
 class MACSearch(OfferedLookups):
-    """A list that is searched for a MAC address in any form that people write."""
+    """A list that can be searched for a MAC address in any usual form."""
 
     def searched(self, request: HttpRequest, queryset: QuerySet[Any], text: str) -> tuple[QuerySet[Any], bool]:
         return super().searched(request, queryset, with_usual_macs(text))

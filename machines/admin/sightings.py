@@ -1,4 +1,4 @@
-"""Sightings: unknown MAC addresses that asked, to be made machines, attached to one, or ignored."""
+"""Sightings: unknown MAC addresses. Staff make a machine of them, attach them to a machine, or ignore them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from django.contrib.admin.widgets import AutocompleteSelect
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import models, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -29,7 +28,7 @@ class AttachForm(forms.Form):
         self.fields["machine"] = forms.ModelChoiceField(
             Machine.objects.all(),
             widget=AutocompleteSelect(MACAddress._meta.get_field("machine"), admin.site),
-            help_text="Its new network card is the one that asked.",
+            help_text="The MAC address is added to this machine.",
         )
 
 
@@ -50,12 +49,12 @@ class SightingAdmin(MACSearch, AuditedAdmin):
     def snapshot(self, obj: Sighting) -> dict[str, Any]:
         return {"mac": obj.mac, "ignored": obj.ignored}
 
-    @admin.display(description="says of itself")
+    @admin.display(description="sent values")
     def summary(self, sighting: Sighting) -> str:
         shown = (sighting.said.get(name) for name in ("manufacturer", "product", "serial", "hostname"))
         return " ".join(value[:40] for value in shown if value)
 
-    @admin.display(description="says of itself")
+    @admin.display(description="sent values")
     def all_said(self, sighting: Sighting) -> SafeString:
         return format_html("<pre>{}</pre>", json.dumps(sighting.said, indent=2, ensure_ascii=False))
 
@@ -90,12 +89,12 @@ class SightingAdmin(MACSearch, AuditedAdmin):
         return [attach, *super().get_urls()]
 
     def attach(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Ask which machine the card belongs to, and give it the address."""
+        """Ask which machine the MAC address belongs to, and add it."""
         if not request.user.has_perm("machines.change_machine") or not self.has_view_permission(request):
             raise PermissionDenied
         sighting = Sighting.objects.filter(pk=pk).first()
         if sighting is None:
-            raise Http404("This sighting is gone; its card may belong to a machine by now.")
+            raise Http404("This sighting does not exist any more. Its MAC address may belong to a machine now.")
         form = AttachForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             machine: Machine = form.cleaned_data["machine"]
@@ -104,14 +103,7 @@ class SightingAdmin(MACSearch, AuditedAdmin):
             except ValidationError as error:
                 form.add_error(None, ValidationError(error.messages))
             else:
-                messages.success(request, f"{sighting.mac} belongs to {machine.name} now.")
+                messages.success(request, f"The MAC address {sighting.mac} now belongs to {machine.name}.")
                 return HttpResponseRedirect(reverse("admin:machines_machine_change", args=[machine.pk]))
-        context = {
-            **self.admin_site.each_context(request),
-            "title": f"Attach {sighting.mac} to a machine",
-            "opts": self.opts,
-            "sighting": sighting,
-            "form": form,
-            "media": self.media + form.media,
-        }
-        return TemplateResponse(request, "machines/attach.html", context)
+        title, media = f"Attach {sighting.mac} to a machine", self.media + form.media
+        return self.page(request, "machines/attach.html", title, sighting=sighting, form=form, media=media)

@@ -1,4 +1,4 @@
-"""API tokens: everybody on the staff keeps their own; a superuser sees and deletes all."""
+"""API tokens: staff users manage their own. Only a superuser sees and deletes those of others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
 
 from machines.admin.auditing import AuditingModelAdmin
 from machines.admin.owned import OwnedAdmin, OwnedForm
@@ -38,12 +37,6 @@ class APITokenAdmin(OwnedAdmin, AuditingModelAdmin):
         request.clear_token = obj.issue(actor_of(request))  # type: ignore[attr-defined]
 
     def response_add(self, request: HttpRequest, obj: APIToken, post_url_continue: str | None = None) -> HttpResponse:
-        """The clear text, in this response and nowhere else: a message would be kept until somebody reads it."""
-        context = {
-            **self.admin_site.each_context(request),
-            "title": "The token, shown this once",
-            "opts": self.opts,
-            "token": obj,
-            "clear": request.clear_token,  # type: ignore[attr-defined]
-        }
-        return TemplateResponse(request, "machines/token.html", context, headers={"Cache-Control": "no-store"})
+        clear: str = request.clear_token  # type: ignore[attr-defined]
+        title = "The token, shown only once"
+        return self.page(request, "machines/token.html", title, shows_secret=True, token=obj, clear=clear)

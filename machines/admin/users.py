@@ -1,4 +1,4 @@
-"""Users and groups: Django's own pages, with audit entries for who may do what."""
+"""Users and groups: Django's pages with audit entries, and with limits on which accounts a user may edit."""
 
 from __future__ import annotations
 
@@ -19,16 +19,13 @@ from rescuesite.actors import actor_of
 admin.site.unregister(User)
 admin.site.unregister(Group)
 
-#: What only a superuser may give: whoever could give it to others could give it to themselves.
-_POWERS = ("is_superuser", "groups", "user_permissions")
+#: The fields that only a superuser may change. Other users could give themselves more permissions with them.
+_SUPERUSER_FIELDS = ("is_superuser", "groups", "user_permissions")
 
 
 @admin.register(User)
 class AuditedUserAdmin(AuditedAdmin, UserAdmin[User]):
-    """Those who may edit users touch nobody who holds a right that they lack.
-
-    Rights, groups and superusers are for superusers alone.
-    """
+    """A user may edit only accounts whose permissions the user has too. Only superusers edit permissions and groups."""
 
     change_user_password_template = "machines/user_password.html"  # noqa: S105 - a template
 
@@ -51,7 +48,7 @@ class AuditedUserAdmin(AuditedAdmin, UserAdmin[User]):
         sets = super().get_fieldsets(request, obj)
         if obj is None or self.has_change_permission(request, obj):
             return sets
-        # Django shows the first digits of the hash.
+        # Hide the password field: Django shows the first digits of the hash.
         return [
             (name, {**options, "fields": [field for field in options["fields"] if field != "password"]})
             for name, options in sets
@@ -59,7 +56,7 @@ class AuditedUserAdmin(AuditedAdmin, UserAdmin[User]):
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
         fixed = super().get_readonly_fields(request, obj)
-        return fixed if request.user.is_superuser else (*fixed, *_POWERS)
+        return fixed if request.user.is_superuser else (*fixed, *_SUPERUSER_FIELDS)
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         return super().has_change_permission(request, obj) and self._may_touch(request, obj)
@@ -77,11 +74,11 @@ class AuditedUserAdmin(AuditedAdmin, UserAdmin[User]):
         user = self.get_object(request, object_id)
         may_change_others = super().has_change_permission(request)
         if user and request.method == "GET" and may_change_others and not self._may_touch(request, user):
-            messages.info(request, f"{user} holds a right that you lack, so you cannot change this account.")
+            messages.info(request, f"You cannot change this account: {user} has a permission that you do not have.")
         return super().change_view(request, object_id, form_url, extra_context)
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002 - Django's name
-        """Django's own; what logs in beside the password ends with it, where somebody else sets it."""
+        """Django's view. If another user sets the password, the API tokens of the account are deleted."""
         with transaction.atomic():
             before = self.get_object(request, unquote(id))
             response = super().user_change_password(request, id, form_url)
@@ -90,13 +87,14 @@ class AuditedUserAdmin(AuditedAdmin, UserAdmin[User]):
                 if after.password != before.password and (
                     gone := APIToken.objects.revoke_all(after, actor_of(request))
                 ):
-                    messages.info(request, f"Deleted with the old password: {gone} API token{'s' if gone > 1 else ''}.")
+                    tokens = f"{gone} API token{'s' if gone > 1 else ''}"
+                    messages.info(request, f"The new password also deleted {tokens} of this account.")
         return response
 
 
 @admin.register(Group)
 class AuditedGroupAdmin(AuditedAdmin, GroupAdmin):
-    """Permissions of a group are its members'; only a superuser may give them."""
+    """Only a superuser may edit groups, because the members get the permissions of a group."""
 
     def snapshot(self, obj: Group) -> dict[str, Any]:
         return {"name": obj.name, "permissions": sorted(obj.permissions.values_list("codename", flat=True))}

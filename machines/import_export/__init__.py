@@ -1,1 +1,1 @@
-"""Many machines at once: read from a table or an old rescue.php, compared with what there is, and taken over."""
+"""Import machines from a table or an old rescue.php, and export them as a table."""

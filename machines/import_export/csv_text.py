@@ -1,11 +1,11 @@
-"""CSV as text: rows as they are sent, with no cell that a spreadsheet takes for a formula."""
+"""Write CSV row by row, without cells that a spreadsheet reads as formulas."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
 
-#: What a formula begins with.
+#: The characters that a formula can begin with.
 FORMULA = tuple("=+-@\t\r")
 
 
@@ -15,19 +15,19 @@ class _Echo:
 
 
 def lines(rows: Iterable[Iterable[str]], end: str = "\r\n") -> Iterator[str]:
-    """Each row as a line, its cells guarded. A cell is quoted where it holds a character of `end`."""
+    """Yield each row as a line with guarded cells. A cell with a character of `end` is quoted."""
     writer = csv.writer(_Echo(), lineterminator=end)
     for row in rows:
         yield writer.writerow([guarded(cell) for cell in row])
 
 
 def guarded(text: str) -> str:
-    """The text behind an apostrophe where it would be a formula, or looks guarded: `unguarded` gives it back."""
+    """Put an apostrophe before text that looks like a formula or is already guarded. `unguarded` removes it."""
     return f"'{text}" if text[:1] in FORMULA or _looks_guarded(text) else text
 
 
 def unguarded(text: str) -> str:
-    """What `guarded` was given."""
+    """Return the text that was passed to `guarded`."""
     return text[1:] if _looks_guarded(text) else text
 
 

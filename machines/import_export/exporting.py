@@ -1,4 +1,4 @@
-"""Machines as a table of the shape that is imported."""
+"""Export machines as a table in the format of the import."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from machines.models import Machine
 
 
 def table(machines: Iterable[Machine]) -> Iterator[str]:
-    """The lines of the table; `machines` with their addresses read already (`for_lists`)."""
+    """Yield the lines of the table. Read the machines with `for_lists`."""
     yield from csv_text.lines(_rows(machines), end="\n")
 
 
@@ -25,7 +25,7 @@ def _rows(machines: Iterable[Machine]) -> Iterator[Iterable[str]]:
             "uuid": machine.identity.get("uuid", ""),
             "serial": machine.identity.get("serial", ""),
             "image": machine.image.name if machine.image else "",
-            # A line break of another kind would end the row for some readers; importing compares lines.
+            # Some readers end the row at other line breaks. The import ignores the kind of line breaks.
             **{name: getattr(machine, name).replace("\r\n", "\n").replace("\r", "\n") for name in TEXTS},
         }
         yield [values[column] for column in COLUMNS]

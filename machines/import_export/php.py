@@ -1,7 +1,7 @@
-"""The machines of an old rescue.php: PHP's tokens, and the `case` labels among them. Pure.
+"""Find the machines in an old rescue.php: a PHP lexer, and the `case` labels among its tokens. Pure.
 
-The lexer knows what a label can be hidden by: strings, the three comments, heredocs and text outside of PHP
-(https://www.php.net/manual/en/langref.php). It reads each character once, whatever the file holds.
+The lexer recognises everything that can hide a label: strings, the three kinds of comments, heredocs and text outside
+of PHP (https://www.php.net/manual/en/langref.php). It reads each character once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from machines.addresses import AddressError, macs_in, normalise_mac
 from machines.import_export.rows import BulkError, Contents, Problem, Row
 
 _OPEN = re.compile(r"<\?(?:php\b|=|(?!xml\b))", re.IGNORECASE)
-# Each alternative matches to the end of the file where its own end is missing: nothing is ever read twice.
+# An alternative without its end matches up to the end of the file, so that nothing is read twice.
 _TOKEN = re.compile(
     r"""(?P<space>\s++)
       | (?P<close>\?>\n?)
@@ -31,13 +31,13 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _LINE_START_WORD = re.compile(r"^[ \t]*(\w+)", re.MULTILINE)
-#: What somebody meant as a MAC address, right or wrong: hexadecimal digits, and what separates them.
-_MEANT_AS_MAC = re.compile(r"[0-9a-f]{1,6}(?:[:.-][0-9a-f]{0,6})+|[0-9a-f]{6,}", re.IGNORECASE | re.ASCII)
+#: Text that looks like a MAC address, valid or not: hexadecimal digits and separators.
+_LIKE_MAC = re.compile(r"[0-9a-f]{1,6}(?:[:.-][0-9a-f]{0,6})+|[0-9a-f]{6,}", re.IGNORECASE | re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 
 class Kind(StrEnum):
-    """What a token is. Only a string can be the MAC address of a label."""
+    """The kind of a token. Only a string can be the MAC address of a label."""
 
     OUTSIDE = auto()
     COMMENT = auto()
@@ -47,8 +47,8 @@ class Kind(StrEnum):
 
 _KINDS = {"comment": Kind.COMMENT, "string": Kind.STRING, "word": Kind.CODE, "other": Kind.CODE}
 _WHERE = {
-    Kind.OUTSIDE: "it stands outside of the PHP code",
-    Kind.COMMENT: "it stands in a comment",
+    Kind.OUTSIDE: "it is outside of the PHP code",
+    Kind.COMMENT: "it is in a comment",
     Kind.STRING: "it is not the label of a “case”",
     Kind.CODE: "it is not the label of a “case”",
 }
@@ -67,7 +67,7 @@ class Token:
 
 
 def is_php(text: str) -> bool:
-    """Whether `text` is PHP, perhaps behind an iPXE script's first line or HTML, and not a table that mentions it."""
+    """Whether `text` is PHP, possibly after other lines, and not a table that mentions PHP."""
     if text.lstrip().startswith("<?"):
         return True
     first = text.lstrip().partition("\n")[0].lower()
@@ -75,18 +75,18 @@ def is_php(text: str) -> bool:
 
 
 def read_php(text: str) -> Contents:
-    """Take each `case` label that is a MAC address for a machine. Raises BulkError where there is none.
+    """Return a machine for each `case` label with a MAC address. Raises BulkError if there is none.
 
-    A comment behind the label, on its line, is the machine's note, and the comment's first word its name if it can be
-    one; otherwise the machine is called after its MAC address. The remarks name what looks like a MAC address and was
-    not taken.
+    A comment after the label, on the same line, becomes the machine's note. The first word of the comment becomes the
+    name, if it is a valid name. Otherwise the name is made from the MAC address. The remarks list text that looks like
+    a MAC address and was not imported.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     tokens = list(_tokens(text))
     reader = _Cases(tokens)
-    remarks = [*reader.remarks, *_not_taken(text, tokens, reader.taken)]
+    remarks = [*reader.remarks, *_not_imported(text, tokens, reader.taken)]
     if not reader.rows:
-        raise BulkError([Problem(1, 'This PHP file has no lines like: case "00:02:b3:9d:94:8c":'), *remarks])
+        raise BulkError([Problem(1, 'This PHP file has no line like: case "00:02:b3:9d:94:8c":'), *remarks])
     return Contents(reader.rows, sorted(remarks, key=lambda remark: remark.line))
 
 
@@ -101,13 +101,13 @@ def _tokens(text: str) -> Iterator[Token]:
 
 
 def _outside(text: str, position: int) -> tuple[Kind, int, bool]:
-    """The text up to and with the next opening tag."""
+    """Return the text up to and including the next opening tag."""
     opened = _OPEN.search(text, position)
     return Kind.OUTSIDE, opened.end() if opened else len(text), bool(opened)
 
 
 def _next(text: str, position: int) -> tuple[Kind | None, int, bool]:
-    """The kind (None: white space) and the end of the token at `position`, and whether PHP goes on behind it."""
+    """Return the kind (None: white space) and the end of the token at `position`, and whether PHP continues there."""
     found = _TOKEN.match(text, position)
     assert found, "every character is a token"
     if label := found["heredoc"]:
@@ -119,18 +119,18 @@ def _next(text: str, position: int) -> tuple[Kind | None, int, bool]:
 
 
 def _heredoc_end(text: str, label: str, body: int) -> int:
-    """Where the heredoc ends whose body begins at `body`: behind its label, at the start of a line."""
+    """Return the end of the heredoc whose body begins at `body`: after its label at the start of a line."""
     words = _LINE_START_WORD.finditer(text, body)
     return next((word.end() for word in words if word[1] == label), len(text))
 
 
 class _Cases:
-    """Goes over the tokens once; collects machines and remarks."""
+    """Collects machines and remarks, in one pass over the tokens."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self.rows: list[Row] = []
         self.remarks: list[Problem] = []
-        #: The line of each MAC address that was taken, in its one form.
+        #: The line of each imported MAC address, by its normal form.
         self.taken: dict[str, int] = {}
         self._names: set[str] = set()
         self._notes = {token.line: token for token in tokens if token.kind is Kind.COMMENT}
@@ -146,22 +146,23 @@ class _Cases:
 
     def _take_mac(self, string: Token, note: str) -> None:
         mac = _body(string.text)
-        if not _MEANT_AS_MAC.fullmatch(mac):
-            self.remarks.append(Problem(string.line, f"case “{mac[:40]}” is not a valid MAC address and was not taken."))
+        if not _LIKE_MAC.fullmatch(mac):
+            text = f"case “{mac[:40]}” is not a valid MAC address. It was not imported."
+            self.remarks.append(Problem(string.line, text))
             return
         try:
             usual = normalise_mac(mac)
         except AddressError:
             usual = mac.lower()
         if usual in self.taken:
-            text = f"{mac} is the label of the case in line {self.taken[usual]} already, which PHP takes."
+            text = f"{mac} is already the label of the case in line {self.taken[usual]}. PHP uses that one."
             self.remarks.append(Problem(string.line, text))
             return
         self.taken[usual] = string.line
         self.rows.append(Row(string.line, {"name": self._name(note, usual), "macs": mac, "notes": note}))
 
     def _note(self, last: Token) -> str:
-        """What a comment behind the label's last token says, on the same line."""
+        """Return the text of a comment after the label's last token, on the same line."""
         comment = self._notes.get(last.last_line)
         if not comment or comment.start < last.start:
             return ""
@@ -176,13 +177,13 @@ class _Cases:
 
 
 def _label(code: list[Token], start: int) -> list[Token]:
-    """The tokens from behind `case` to its `:` or `;`, that one too."""
+    """Return the tokens after `case` up to and including its `:` or `;`."""
     label: list[Token] = []
     depth = 0
     for number in range(start, len(code)):
         token = code[number]
         if token.text.lower() == "case":
-            # The label before has no end: this is no PHP, and is not read twice.
+            # The earlier label has no end, so this is not valid PHP. Stop here, so that nothing is read twice.
             break
         label.append(token)
         depth += (token.text in {"(", "["}) - (token.text in {")", "]"})
@@ -192,14 +193,14 @@ def _label(code: list[Token], start: int) -> list[Token]:
 
 
 def _body(string: str) -> str:
-    """What stands between a string's quotes, or in a heredoc's lines."""
+    """Return the contents of a string or heredoc."""
     if string.startswith("<<<"):
         return string.partition("\n")[2].rpartition("\n")[0].strip()
     return string[1:].removesuffix(string[0]).strip()
 
 
-def _not_taken(text: str, tokens: list[Token], taken: dict[str, int]) -> Iterator[Problem]:
-    """What else looks like a MAC address, and where it stands."""
+def _not_imported(text: str, tokens: list[Token], taken: dict[str, int]) -> Iterator[Problem]:
+    """Yield a remark for all other text that looks like a MAC address."""
     starts = [token.start for token in tokens]
     line, counted = 1, 0
     for start, mac in macs_in(text):
@@ -207,8 +208,8 @@ def _not_taken(text: str, tokens: list[Token], taken: dict[str, int]) -> Iterato
         try:
             usual = normalise_mac(mac)
         except AddressError:
-            # No card has it: a broadcast address, say.
+            # Not the address of a network card, for example a broadcast address.
             continue
         if usual not in taken:
             where = _WHERE[tokens[bisect_right(starts, start) - 1].kind]
-            yield Problem(line, f"{mac} was not taken: {where}.")
+            yield Problem(line, f"{mac} was not imported: {where}.")

@@ -1,6 +1,6 @@
-"""What taking over a file would do, and doing it: all of it, or nothing.
+"""Plan the import of a file and apply it, completely or not at all.
 
-Few statements, whatever the number of rows: everything there is is read once, and written in batches.
+The number of statements does not depend on the number of rows: all machines are read once and written in batches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from machines.machine_fields import ALWAYS_EDITABLE, NETWORK_FIELDS, TEXTS
 from machines.models import Actor, AllowedNetwork, AuditEntry, MACAddress, Machine, Rescue, RescueImage, Sighting
 from machines.models.audit import differences
 from machines.models.identity import check_identity
-from machines.models.machine import ENABLE_RESCUE, MachineLockedError
+from machines.models.machine import ENABLE_RESCUE, IDENTITY_IN_RESCUE, MachineLockedError
+from machines.models.validation import messages_by_field
 
 _BATCH = 500
 #: Columns that are parts of an identity.
@@ -30,7 +31,7 @@ _IDENTITY = ("uuid", "serial")
 
 @dataclass
 class Change:
-    """One machine as it is, if it is there, and as it shall be."""
+    """One machine before and after the import. `before` is None for a new machine."""
 
     row: Row
     machine: Machine
@@ -43,69 +44,69 @@ class Change:
 
     @property
     def differing(self) -> list[str]:
-        """The names of what changes."""
+        """The names of the fields that change."""
         return [name for name in self.after if self.before is None or self.after[name] != self.before[name]]
 
     @property
     def differences(self) -> list[dict[str, Any]]:
-        """For people: what changes, from what to what."""
+        """The changes as text for people."""
         before = self.before or {}
         return [
-            {"name": name.replace("_", " "), "before": _told(before.get(name)), "after": _told(self.after[name])}
+            {"name": name.replace("_", " "), "before": _as_text(before.get(name)), "after": _as_text(self.after[name])}
             for name in self.differing
         ]
 
 
 @dataclass
 class Plan:
-    """What would be done."""
+    """The changes of an import."""
 
     added: list[Change] = field(default_factory=list)
     changed: list[Change] = field(default_factory=list)
     unchanged: int = 0
-    #: What of the file was not taken, or is not worth what it seems to be.
+    #: Remarks about parts of the file that are not imported, and about values that verify nothing.
     remarks: Sequence[Problem] = ()
 
     @property
     def changes(self) -> list[Change]:
-        """What would be done, in the file's order."""
+        """All changes in the order of the file."""
         return sorted([*self.added, *self.changed], key=lambda change: change.row.line)
 
     @property
     def done(self) -> str:
-        """For people, once it is done."""
+        """A message for people after the import."""
         machines = "1 machine" if len(self.added) == 1 else f"{len(self.added)} machines"
-        return f"{machines} added, {len(self.changed)} changed, {self.unchanged} as before."
+        return f"{machines} added, {len(self.changed)} changed, {self.unchanged} unchanged."
 
     def __str__(self) -> str:
-        return f"{len(self.added)} to add, {len(self.changed)} to change, {self.unchanged} as they are"
+        return f"{len(self.added)} to add, {len(self.changed)} to change, {self.unchanged} unchanged"
 
 
 def plan(contents: Contents, *, may_switch: bool = True) -> Plan:
-    """Compare a file with what there is; changes nothing. Raises BulkError with all that is wrong.
+    """Compare a file with the stored machines. This changes nothing. Raises BulkError with all problems.
 
-    Whoever may not switch rescue may change nothing but notes of a machine whose rescue is active.
+    Without `may_switch`, only the notes of a machine with an active rescue may change.
     """
     return _Planner(contents, may_switch).plan()
 
 
 def apply(contents: Contents, actor: Actor) -> Plan:
-    """Do what `plan` tells, with an audit entry for each machine. Raises BulkError; then nothing was changed.
+    """Import a file, with an audit entry for each machine. Raises BulkError; then nothing was changed.
 
-    SQLite has one writer, and machines that boot wait for it: there the plan is made before, and made again only where
-    somebody has changed something since.
+    On SQLite, a transaction blocks boot answers. So the plan is made before the transaction, and made again only if
+    something was changed since.
     """
     seen = AuditEntry.objects.newest()
     early = _prepared(contents, actor) if connection.vendor == "sqlite" else None
     try:
         with transaction.atomic():
             if early is None or AuditEntry.objects.changed_since(seen):
-                _hold(contents)
+                _lock_machines(contents)
                 early = _prepared(contents, actor)
             planned, statements = early
             statements.run()
     except IntegrityError as error:
-        raise BulkError([Problem(1, "Somebody else changed these machines meanwhile. Try again.")]) from error
+        raise BulkError([Problem(1, "Somebody else has changed these machines meanwhile. Try again.")]) from error
     return planned
 
 
@@ -114,8 +115,8 @@ def _prepared(contents: Contents, actor: Actor) -> tuple[Plan, Statements]:
     return planned, _statements(planned, actor)
 
 
-def _hold(contents: Contents) -> None:
-    """Let nobody else change the machines that the file names until this transaction ends."""
+def _lock_machines(contents: Contents) -> None:
+    """Lock the machines in the file until this transaction ends."""
     names = [row.values.get("name", "").lower() for row in contents.rows]
     for start in range(0, len(names), _BATCH):
         part = Machine.objects.named_exactly(names[start : start + _BATCH])
@@ -123,11 +124,11 @@ def _hold(contents: Contents) -> None:
 
 
 def _lines(text: str) -> list[str]:
-    """A text as it is compared: browsers and spreadsheets write line breaks in their own way."""
+    """Return the lines of a text for comparison: browsers and spreadsheets write different line breaks."""
     return text.strip().splitlines()
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value)
     return ", ".join(f"{name}={one}" for name, one in value.items()) if isinstance(value, dict) else str(value or "")
@@ -148,7 +149,7 @@ class _Planner:
         for row in self.contents.rows:
             name = row.values.get("name", "")
             if first := seen.get(name.lower()):
-                self._wrong(row, f"“{name}” is in line {first} already.")
+                self._wrong(row, f"“{name}” is already in line {first}.")
                 continue
             seen[name.lower()] = row.line
             changes.append(self._change(row, name))
@@ -160,9 +161,9 @@ class _Planner:
             for value in smbios.distinctive(machine.identity)
         }
         for change in changes:
-            told = smbios.distinctive(change.after["identity"]) if "identity" in change.differing else ()
-            if any(held.get(value, change.machine.pk) != change.machine.pk for value in told):
-                self._wrong(change.row, "A machine whose rescue is active is told from others by this.")
+            values = smbios.distinctive(change.after["identity"]) if "identity" in change.differing else ()
+            if any(held.get(value, change.machine.pk) != change.machine.pk for value in values):
+                self._wrong(change.row, IDENTITY_IN_RESCUE)
             if change.machine.pk in self.locked and {*change.differing} - ALWAYS_EDITABLE:
                 self._wrong(change.row, str(MachineLockedError(change.machine.name)))
         if self.problems:
@@ -197,7 +198,7 @@ class _Planner:
         return Change(row, machine or Machine(), before, after)
 
     def _identity(self, row: Row, stored: dict[str, str]) -> dict[str, str]:
-        """The identity once the row is taken; a value that means the stored one stays as it is stored."""
+        """Return the identity after the import. A value that is equal to the stored one keeps its stored form."""
         identity = dict(stored)
         for column in _IDENTITY:
             value = row.values.get(column, "")
@@ -231,35 +232,34 @@ class _Planner:
         try:
             machine.clean_fields(exclude=["image", "identity", *NETWORK_FIELDS])
         except ValidationError as error:
-            texts = error.message_dict.items() if hasattr(error, "error_dict") else [("", error.messages)]
-            for field_, messages in texts:
-                for text in messages:
-                    self._wrong(row, f"{field_}: {text}" if field_ else text)
+            for field_, texts in messages_by_field(error).items():
+                self._wrong(row, *(f"{field_}: {text}" for text in texts))
 
     def _check_macs(self, changes: list[Change]) -> None:
-        """Each MAC address is one machine's, once all is done."""
+        """Check that each MAC address belongs to one machine after the import."""
         moving = {change.machine.pk for change in changes if change.before}
         taken: dict[str, Change] = {}
         for change in changes:
             for mac in change.after["macs"]:
                 owner = self.owners.get(mac)
                 if mac in taken and taken[mac] is not change:
-                    self._wrong(change.row, f"{mac} is in line {taken[mac].row.line} already.")
+                    self._wrong(change.row, f"{mac} is already in line {taken[mac].row.line}.")
                 elif owner and owner.pk not in moving:
-                    self._wrong(change.row, f"{mac} belongs to {owner.name} already.")
+                    self._wrong(change.row, f"{mac} already belongs to {owner.name}.")
                 taken.setdefault(mac, change)
 
     def _weak_values(self, changes: list[Change]) -> Iterator[Problem]:
-        """What of the identities that would change tells no machine from another."""
+        """Yield remarks about changed identity values that do not identify one machine."""
         identities = {machine.pk: machine.identity for machine in self.there.values()}
         identities |= {change.machine.pk or -change.row.line: change.after["identity"] for change in changes}
         owners = Counter(value for identity in identities.values() for value in smbios.distinctive(identity))
         for change in changes:
             for name, text in change.after["identity"].items() if "identity" in change.differing else ():
                 if smbios.is_placeholder(name, text):
-                    yield Problem(change.row.line, f"{name} “{text}” is a placeholder: it verifies nothing.")
+                    yield Problem(change.row.line, f"{name} “{text}” is a placeholder. It verifies nothing.")
                 elif owners[name, smbios.comparable(name, text)] > 1:
-                    yield Problem(change.row.line, f"{name} “{text}” is another machine's too: it verifies neither.")
+                    text = f"{name} “{text}” also belongs to another machine. It verifies neither machine."
+                    yield Problem(change.row.line, text)
 
     def _wrong(self, row: Row, *texts: str) -> None:
         self.problems += [Problem(row.line, text) for text in texts]
@@ -270,7 +270,7 @@ def _machines() -> Iterator[Machine]:
 
 
 def _statements(planned: Plan, actor: Actor) -> Statements:
-    """All that is to be written, worked out before the database is held for it."""
+    """Compute all statements, before the database is locked."""
     images = {image.name: image for image in RescueImage.objects.all()}
     changes = [*planned.added, *planned.changed]
     for change in changes:
@@ -301,7 +301,7 @@ def _statements(planned: Plan, actor: Actor) -> Statements:
 
 
 def _parts(statements: Statements, planned: Plan, model: Any, column: str, name: str) -> None:
-    """MAC addresses or networks: those that go first, as another machine may take them."""
+    """Delete and insert MAC addresses or networks. Deletes come first, because another machine may get an address."""
     gone = [
         part.pk
         for change in planned.changed

@@ -1,4 +1,4 @@
-"""From a file to rows: tables as spreadsheets write them, and the rescue.php whose place this site takes. Pure."""
+"""Read a file into rows: a table from a spreadsheet, or an old rescue.php. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from machines.import_export.php import is_php, read_php
 from machines.import_export.rows import BulkError, Contents, Problem, Row
 from machines.machine_fields import TEXTS
 
-#: What a table may have; only `name` must be there.
+#: The columns of a table. Only `name` is required.
 COLUMNS = ("name", "macs", "networks", "uuid", "serial", "image", *TEXTS)
-#: More than it is not a table of machines. In bytes.
+#: The largest file, in bytes.
 MAX_BYTES = 20 << 20
 _DELIMITERS = (",", ";", "\t")
 _SEP_LINE = re.compile(r"\"?sep=(?P<delimiter>[^\n\"])\"?[ \t]*\r?\n", re.IGNORECASE)
@@ -22,22 +22,22 @@ _AS_TEXT = re.compile(r'="(?P<text>(?:[^"]|"")*)"', re.DOTALL)
 
 
 def read(contents: bytes) -> Contents:
-    """What a file holds, whatever its kind. Raises BulkError."""
+    """Read a table or a PHP file. Raises BulkError."""
     text = decode(contents)
     return read_php(text) if is_php(text) else Contents(read_table(text))
 
 
 def decode(contents: bytes) -> str:
-    """The text of a file: UTF-8, UTF-16 as spreadsheets write it, and PHP in Latin-1 too. Raises BulkError."""
+    """Decode a file in UTF-8 or UTF-16, or PHP in Latin-1. Raises BulkError."""
     if len(contents) > MAX_BYTES:
-        raise BulkError([Problem(1, f"The file has more than {MAX_BYTES >> 20} MB; it is not a table of machines.")])
+        raise BulkError([Problem(1, f"The file is larger than {MAX_BYTES >> 20} MB.")])
     try:
         text = contents.decode(_encoding(contents))
     except UnicodeDecodeError as error:
         line = contents[: error.start].count(b"\n") + 1
-        raise BulkError([Problem(line, "This is not UTF-8; save the table as “CSV UTF-8”.")]) from error
+        raise BulkError([Problem(line, "This is not UTF-8. Save the table as “CSV UTF-8”.")]) from error
     if "\0" in text:
-        raise BulkError([Problem(text[: text.index("\0")].count("\n") + 1, "There is a zero byte; is this a table?")])
+        raise BulkError([Problem(text[: text.index("\0")].count("\n") + 1, "There is a zero byte. Is this a table?")])
     return text
 
 
@@ -45,7 +45,7 @@ def _encoding(contents: bytes) -> str:
     if contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if len(contents) > 1 and 0 in contents[:2] and len(contents) % 2 == 0:
-        # Without its mark: the first letter of a column's name is ASCII, so one of its two bytes is zero.
+        # UTF-16 without a byte order mark: one of the two bytes of the first letter is zero, because it is ASCII.
         return "utf-16-le" if contents[1] == 0 else "utf-16-be"
     try:
         contents.decode("utf-8-sig")
@@ -55,16 +55,15 @@ def _encoding(contents: bytes) -> str:
 
 
 def read_table(text: str) -> list[Row]:
-    """The rows of a table whose first line names the columns. Raises BulkError.
+    """Read a table. Its first line names the columns. Raises BulkError.
 
-    A line before it that names the delimiter (`sep=;`, which spreadsheets write and read) is taken at its word.
-    Columns without a name may be there as long as they are empty.
+    A line `sep=;` before it sets the delimiter, as in spreadsheets. Columns without a name must be empty.
     """
     skipped = 0
-    if told := _SEP_LINE.match(text):
-        text, skipped = text[told.end() :], 1
+    if separator := _SEP_LINE.match(text):
+        text, skipped = text[separator.end() :], 1
     first = text.lstrip().partition("\n")[0]
-    delimiter = told["delimiter"] if told else max(_DELIMITERS, key=first.count)
+    delimiter = separator["delimiter"] if separator else max(_DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     problems: list[Problem] = []
     rows: list[Row] = []
@@ -77,7 +76,7 @@ def read_table(text: str) -> list[Row]:
                 names = [cell.strip().lower() for cell in cells]
                 _check_head(names)
                 continue
-            # Where the row began: a note may span lines.
+            # The line where the row begins. A note may have several lines.
             line = reader.line_num + skipped - sum(cell.count("\n") for cell in cells)
             if surplus := _surplus(cells, names):
                 problems.append(Problem(line, surplus))
@@ -94,20 +93,20 @@ def read_table(text: str) -> list[Row]:
 
 
 def _surplus(cells: list[str], names: list[str]) -> str:
-    """What is wrong with a row that has a value where no column has a name; empty where it has none."""
+    """Return the problem of a row with a value outside of the named columns; empty if there is none."""
     if any(cell.strip() for cell in cells[len(names) :]):
-        return f"There are {len(cells)} cells, and {len(names)} columns."
+        return f"This row has {len(cells)} cells, but the table has {len(names)} columns."
     nameless = [
         number for number, name in enumerate(names, 1) if not name and "".join(cells[number - 1 : number]).strip()
     ]
-    return f"There is a value in column {nameless[0]}, which has no name." if nameless else ""
+    return f"Column {nameless[0]} has a value but no name." if nameless else ""
 
 
 def plain(cell: str) -> str:
-    """A cell's value, without what spreadsheets write around it.
+    """Return the value of a cell without the additions of spreadsheets.
 
-    That is an apostrophe that keeps it from being a formula (see `csv_text`), or the formula of a constant text, which
-    keeps the zeros of `="00123"`.
+    These are an apostrophe that prevents a formula (see `csv_text`), and the formula of a constant text, which keeps
+    the zeros of `="00123"`.
     """
     text = cell.lstrip().replace("\r\n", "\n")
     if (given := unguarded(text)) != text:
@@ -119,9 +118,9 @@ def plain(cell: str) -> str:
 
 def _check_head(names: list[str]) -> None:
     known = ", ".join(COLUMNS)
-    problems = [f"There is no column “{name}”; known are: {known}." for name in names if name and name not in COLUMNS]
-    problems += [f"The column “{name}” is there twice." for name in COLUMNS if names.count(name) > 1]
+    problems = [f"Unknown column “{name}”. Use: {known}." for name in names if name and name not in COLUMNS]
+    problems += [f"The column “{name}” occurs twice." for name in COLUMNS if names.count(name) > 1]
     if "name" not in names:
-        problems.append(f"The first line must name the columns, “name” among them: {known}.")
+        problems.append(f"The first line must name the columns. “name” is required. All columns: {known}.")
     if problems:
         raise BulkError(Problem(1, text) for text in problems)

@@ -1,4 +1,4 @@
-"""What is read from a file: the rows, and what was not understood. Pure."""
+"""The contents of an imported file: rows and problems. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SEVERAL = re.compile(r"[\s,;]+")
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong in a line, for the person who mends the file."""
+    """A problem in a line, as a message for people."""
 
     line: int
     text: str
@@ -21,7 +21,7 @@ class Problem:
 
 
 class BulkError(Exception):
-    """The file cannot be taken over; nothing was changed. `problems` are all that were found."""
+    """The file cannot be imported, and nothing was changed. `problems` lists all problems."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = sorted(problems, key=lambda problem: problem.line)
@@ -30,19 +30,19 @@ class BulkError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """A machine as a line of the file has it: `values` by column, for those columns alone that the file has."""
+    """One line of the file. `values` has only the columns of the file."""
 
     line: int
     values: dict[str, str]
 
     def several(self, column: str) -> list[str] | None:
-        """The values of a cell that may hold some; None where the file has no such column."""
+        """Return the values of a cell with several values; None if the file does not have this column."""
         return None if column not in self.values else [one for one in _SEVERAL.split(self.values[column]) if one]
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A file's rows, and remarks on what of it was not taken."""
+    """The rows of a file, and remarks about parts that are not imported."""
 
     rows: list[Row]
     remarks: list[Problem] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Many rows written in few statements, whose values are worked out before the database is held."""
+"""Write many rows in few statements. All values are computed before the database is locked."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from django.db import connection, models
 
 
 class Statements:
-    """Inserts, updates and deletes, in the order in which they are to be run."""
+    """A list of inserts, updates and deletes, to be run in order."""
 
     def __init__(self) -> None:
         self._all: list[tuple[str, list[tuple[Any, ...]]]] = []
 
     def insert(self, instances: Iterable[models.Model]) -> None:
-        """Add the rows of new instances of one model. What is not numbered the database numbers."""
+        """Insert new instances of one model. The database numbers those without a primary key."""
         rows = list(instances)
         if not rows:
             return
@@ -26,7 +26,7 @@ class Statements:
         self._all.append((statement, [_values(row, fields, add=True) for row in rows]))
 
     def update(self, instances: Sequence[models.Model], names: Iterable[str]) -> None:
-        """Write these fields of stored instances of one model."""
+        """Update these fields of stored instances of one model."""
         if not instances:
             return
         options = instances[0]._meta
@@ -36,13 +36,13 @@ class Statements:
         self._all.append((statement, [_values(row, fields, add=False) for row in instances]))
 
     def delete(self, model: type[models.Model], name: str, values: Iterable[Any]) -> None:
-        """Delete the rows whose field `name` has one of the values; nothing may refer to them."""
+        """Delete the rows whose field `name` has one of the values. No other row may refer to them."""
         field: Any = model._meta.get_field(name)
         statement = f"DELETE FROM {_table(model)} WHERE {_quoted(field.column)} = %s"  # noqa: S608 - names of ours
         self._all.append((statement, [(field.get_db_prep_value(value, connection),) for value in values]))
 
     def run(self) -> None:
-        """Write it all. Raises IntegrityError; call it in a transaction."""
+        """Run all statements. Call it in a transaction. Raises IntegrityError."""
         with connection.cursor() as cursor:
             for statement, rows in self._all:
                 if rows:
@@ -50,9 +50,10 @@ class Statements:
 
 
 def next_numbers(model: type[models.Model], number: int) -> list[int]:
-    """The numbers that the next rows of a table will have.
+    """Return the primary keys for the next rows of a table.
 
-    PostgreSQL reserves them. On SQLite a row that is added meanwhile takes one: whoever uses them looks for that.
+    PostgreSQL reserves them. On SQLite, a row that is added meanwhile uses one of them. Then `run` raises
+    IntegrityError.
     """
     table = model._meta.db_table
     with connection.cursor() as cursor:

@@ -379,11 +379,13 @@ class Rescue(models.Model):
                 "the machine boots."
             )
         if not self.machine.macs.all():
-            found.append(f"{self.machine.name} has no MAC address. The site cannot recognise it. Add a MAC address.")
+            found.append(
+                f"Machine {self.machine.name} has no MAC address. The site cannot recognise it. Add a MAC address."
+            )
         if self.machine.is_unverified:
             found.append(
-                f"{self.machine.name} is unverified: it has no allowed network and no identity value of its own. "
-                "Anybody who knows its MAC address can send requests as this machine."
+                f"Machine {self.machine.name} is unverified: it has no allowed network and no identity value of its "
+                "own. Anybody who knows its MAC address can send requests as this machine."
             )
         return found
 

@@ -64,21 +64,21 @@ class RescueActiveError(RescueError):
             if rescue
             else ""
         )
-        super().__init__(f"{machine.name} already has an active rescue.{enabled} Disable it first.")
+        super().__init__(f"Machine {machine.name} already has an active rescue.{enabled} Disable it first.")
 
 
 class NotTriedError(RescueError):
     """The machine has not started the rescue system since it was enabled or last up."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__(f"{machine.name} has not started this rescue system since it was enabled or last up.")
+        super().__init__(f"Machine {machine.name} has not started this rescue system since it was enabled or last up.")
 
 
 class NoActiveRescueError(RescueError):
     """The machine has no active rescue."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__(f"{machine.name} has no active rescue.")
+        super().__init__(f"Machine {machine.name} has no active rescue.")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Telling others what happens, by the `channels` that rules say.
+"""Notifications about events, by the `channels` that the rules name.
 
-Either an audit entry was made (`events` says which ones count), or time has passed (`timed_events`). Each rule that is
-about it gets a row to be delivered, made in the same transaction (`machines.models.notification`); the worker delivers
-them (`delivery`), as often as it takes.
+An event is an audit entry (see `events`) or is caused by time alone (see `timed_events`). The site stores a message for
+each matching rule, in the same transaction as the audit entry (`machines.models.delivery`). The worker sends the
+messages and repeats failed tries (`delivery`).
 """

@@ -1,15 +1,15 @@
-"""What staff wrote, so that a chat shows it and does nothing else with it. Pure."""
+"""Escape text of staff for chats. Pure."""
 
 import re
 
-#: What Slack, and those like it, read as a mark; https://docs.slack.dev/messaging/formatting-message-text
+#: The characters with a meaning in Slack: https://docs.slack.dev/messaging/formatting-message-text
 _MARKS = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
-#: Where Mattermost and Discord see somebody called (@channel), and where Markdown hides an address behind a word.
-_CALLS, _LINKS = re.compile(r"(?<!\w)@(?=\w)"), re.compile(r"\](?=[(\[:])")
+#: Mentions in Mattermost and Discord (@channel), and the middle of a Markdown link.
+_MENTIONS, _LINKS = re.compile(r"(?<!\w)@(?=\w)"), re.compile(r"\](?=[(\[:])")
 _ZERO_WIDTH_SPACE = "\N{ZERO WIDTH SPACE}"
 
 
 def plain(text: str) -> str:
-    """`text` as one line without marks: calls nobody, and hides no address behind another text."""
+    """Return `text` as one line without formatting, mentions and links."""
     line = " ".join(text.split()).translate(_MARKS)
-    return _LINKS.sub(f"]{_ZERO_WIDTH_SPACE}", _CALLS.sub(f"@{_ZERO_WIDTH_SPACE}", line))
+    return _LINKS.sub(f"]{_ZERO_WIDTH_SPACE}", _MENTIONS.sub(f"@{_ZERO_WIDTH_SPACE}", line))

@@ -1,4 +1,4 @@
-"""What the worker does with messages that are due: one receiver after the other, side by side with other receivers."""
+"""Send the messages that are due. Messages of one rule are sent in order, different rules in parallel."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from machines.notifications.channels.base import DeliveryError
 
 logger = logging.getLogger(__name__)
 
-#: So many receivers at once: one that is slow keeps no other waiting.
+#: The number of receivers in parallel, so that a slow receiver does not delay the others.
 _AT_ONCE = 4
-#: So many messages to one receiver, and seconds for them, before the others have their turn again.
+#: The limits for one receiver in one turn: a number of messages, and seconds.
 _BATCH, _TURN = 50, 10.0
 
 
 def deliver_due(now: datetime | None = None, *, at_once: int = _AT_ONCE) -> int:
-    """Try messages that are due, those of a rule in their order; return how many arrived.
+    """Try to send messages that are due. Return the number of messages that arrived.
 
-    Not all, where there are many: it is meant to be called again and again.
+    One call may leave messages for the next call.
     """
     due = Delivery.objects.due(now or timezone.now())
     rules = due.order_by().values_list("rule", flat=True).distinct()
     groups = [list(due.filter(rule=rule)[:_BATCH]) for rule in rules]
-    # Receivers that failed come last: what they cost is paid by nobody else.
+    # Receivers that failed before come last, so that they do not delay the others.
     groups.sort(key=lambda messages: any(message.tries for message in messages))
     if at_once == 1 or len(groups) <= 1:
         return sum(map(_deliver_in_order, groups))
@@ -42,39 +42,39 @@ def _in_thread(messages: list[Delivery]) -> int:
     try:
         return _deliver_in_order(messages)
     except Error:
-        logger.exception("messages cannot be delivered now")
+        logger.exception("Cannot send notifications.")
         return 0
     finally:
         connection.close()
 
 
 def _deliver_in_order(messages: list[Delivery]) -> int:
-    """Try them until one fails, and the receiver gets a breather, or its turn is over."""
+    """Send messages until one fails or the turn is over."""
     arrived, until = 0, time.monotonic() + _TURN
     for message in messages:
         if time.monotonic() > until:
             break
         if not message.claim(timezone.now()):
             continue
-        # As it is now: when it was queued, or this turn began, its owner might still see it.
+        # Read the rule again: since the message was queued, the owner may have lost the permission.
         message.rule = NotificationRule.objects.select_related("owner").filter(pk=message.rule_id or 0).first()
-        if message.rule and (why := message.rule.reason_not_to_send(message.event, message.action)):
-            message.give_up(timezone.now(), why)
+        if message.rule and (reason := message.rule.reason_not_to_send(message.event, message.action)):
+            message.give_up(timezone.now(), reason)
             continue
         try:
             status = _send(message)
         except DeliveryError as error:
-            logger.warning("%s did not arrive, try %s: %s", message, message.tries, error)
+            logger.warning("Cannot send %s (try %s): %s", message, message.tries, error)
             message.failed(timezone.now(), str(error), error.status)
             break
         message.arrived(timezone.now(), status)
-        logger.info("%s arrived", message)
+        logger.info("Sent %s.", message)
         arrived += 1
     return arrived
 
 
 def _send(message: Delivery) -> int | None:
-    """Returns the receiver's answer, where its way has one. Raises DeliveryError, whatever goes wrong."""
+    """Send a message and return the receiver's status, if the channel has one. Turns all errors into DeliveryError."""
     rule = message.rule
     if rule is None:
         raise DeliveryError("The rule was deleted.")
@@ -83,6 +83,6 @@ def _send(message: Delivery) -> int | None:
     except DeliveryError:
         raise
     except Exception as error:
-        # Whatever it is: this message waits, and the others go on.
-        logger.debug("a message could not be sent", exc_info=True)
+        # An unexpected error must not stop the other messages.
+        logger.debug("Cannot send %s.", message, exc_info=True)
         raise DeliveryError(f"{type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""What others can be told of, and what of the audit log that is. Pure."""
+"""The events of notification rules, and the audit entries that cause them. Pure."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 
 class Event(models.TextChoices):
-    """What a rule can be about; the values are the `type` of what is sent."""
+    """The events. Their values are the `type` of the messages."""
 
     ENABLED = "rescue.enabled", "rescue enabled"
     UP = "rescue.up", "rescue system is up"
     ENDED = "rescue.ended", "rescue ended"
-    FAILED = "rescue.failed", "a machine boots its disk though in rescue: image damaged, or the system never came up"
-    OVERDUE = "rescue.overdue", "rescue system is not up after so many minutes"
+    FAILED = "rescue.failed", "rescue failed: the image is damaged, or the rescue system never came up"
+    OVERDUE = "rescue.overdue", "rescue system is not up in time"
     REFUSED = "rescue.refused", "a request for a machine in rescue was refused"
-    DAMAGED = "image.damaged", "a stored file, of a rescue image or a ROM, is damaged"
+    DAMAGED = "image.damaged", "a stored file of a rescue image or a ROM is damaged"
     JOB_FINISHED = "job.finished", "a build or flash job has succeeded"
-    JOB_FAILED = "job.failed", "a build or flash job has failed, or lost its worker"
+    JOB_FAILED = "job.failed", "a build or flash job has failed or lost its worker"
 
 
-#: Sent by hand, to see whether it arrives; no rule has to name it.
+#: The event of a test message. A rule need not select it.
 TEST = "test"
 
 _ACTIONS = {
@@ -37,7 +37,7 @@ _ACTIONS = {
     "rescue_file_damaged": Event.FAILED,
     "file_damaged": Event.DAMAGED,
     "file_refused": Event.REFUSED,
-    # A second system with the token of a rescue that is up.
+    # A second system uses the token of a rescue that is up.
     "up_refused": Event.REFUSED,
 }
 _JOB_OUTCOMES = {
@@ -46,9 +46,9 @@ _JOB_OUTCOMES = {
     "errored": Event.JOB_FAILED,
     "lost": Event.JOB_FAILED,
 }
-#: Reasons of an answer that staff would not expect of a machine in rescue.
+#: The reasons for which a machine in rescue boots its disk because of its image.
 _BROKEN = {"image_unavailable", "image_damaged"}
-#: What lets a person see builds and flash jobs, by the audit entry's action; one of them is enough.
+#: The permissions to see builds and flash jobs, by the action of the audit entry. One of them is enough.
 JOB_RIGHTS = {
     "build_finished": ("roms.view_build", "roms.build_rom"),
     "flash_finished": ("roms.view_flashjob", "roms.flash_rom"),
@@ -56,7 +56,7 @@ JOB_RIGHTS = {
 JOB_EVENTS = (Event.JOB_FINISHED, Event.JOB_FAILED)
 _RESCUE_RIGHTS = ("machines.view_machine",)
 _IMAGE_RIGHTS = ("machines.view_rescueimage",)
-#: Without it, an event comes without its audit entry.
+#: Without this permission, a message does not contain the audit entry.
 AUDIT_RIGHT = "machines.view_auditentry"
 _END_CAUSES = {
     "next_boot": "it has booted again",
@@ -65,7 +65,7 @@ _END_CAUSES = {
 
 
 def event_of(entry: AuditEntry) -> Event | None:
-    """What an audit entry is to others; None for most."""
+    """Return the event of an audit entry; None for most entries."""
     if entry.action == "boot":
         return _boot_event(entry) if entry.rescue_pk else None
     if entry.action in {"build_finished", "flash_finished"}:
@@ -80,7 +80,10 @@ def _boot_event(entry: AuditEntry) -> Event | None:
 
 
 def needed_rights(event: str, action: str = "") -> tuple[str, ...]:
-    """The permissions of which one lets a person be told of `event`; none for a test. `action`: the audit entry's."""
+    """Return the permissions to see `event`. One of them is enough. A test needs none.
+
+    `action` is the action of the audit entry.
+    """
     if event in JOB_EVENTS:
         return JOB_RIGHTS.get(action, ())
     if event == Event.DAMAGED:
@@ -89,11 +92,11 @@ def needed_rights(event: str, action: str = "") -> tuple[str, ...]:
 
 
 def key_of(event: Event, entry: AuditEntry) -> str:
-    """What makes this event this one; a rule tells of it once. A rescue ends once, whoever notices it first."""
+    """Return the key of an event. A rule reports each key once, so the end of a rescue has one key."""
     if event is Event.ENDED:
         return ended_key(entry.rescue_pk)
     if event is Event.FAILED and entry.action != "rescue_failed":
-        # Found by the worker, or met by the machine, at each of its power-ons.
+        # The worker and each power-on of the machine may find the same damaged image.
         return f"{event}:{entry.rescue_pk}:image"
     return f"{event}:{entry.pk}"
 
@@ -103,7 +106,7 @@ def ended_key(rescue_pk: int | None) -> str:
 
 
 def sentence(event: str, machine: str, rescue: Mapping[str, Any] | None, audit: Mapping[str, Any] | None) -> str:
-    """The event in one line, for a mail's subject and for chats. The arguments are as the API shows them."""
+    """Describe the event in one line, for the subject of an email and for chats. The arguments are the API's JSON."""
     rescue, audit = rescue or {}, audit or {}
     by = f" by {audit['actor']}" if audit.get("actor") else ""
     reason = f": {audit['reason']}" if audit.get("reason") else ""
@@ -132,4 +135,4 @@ def sentence(event: str, machine: str, rescue: Mapping[str, Any] | None, audit: 
             about = f"{machine}: " if machine else ""
             return f"{about}{subject} {audit.get('outcome')}{reason}"
         case _:
-            return "This is a test of a notification"
+            return "This is a test notification"

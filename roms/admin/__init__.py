@@ -1,4 +1,4 @@
-"""The staff's face of the app of ROMs: cards, builds, flash jobs, stations, and the ledger of what is where."""
+"""The admin pages of cards, builds, flash jobs, stations and installed ROMs."""
 
 from machines.admin.machines import MachineAdmin
 from roms.admin import cards, flashing, ledger, stations
@@ -6,5 +6,5 @@ from roms.admin.builds import pages
 
 __all__ = ["cards", "flashing", "ledger", "pages", "stations"]
 
-# Machines know nothing of ROMs; their page shows what their cards hold all the same.
+# The app `machines` does not import `roms`, so the inline is added to its page here.
 MachineAdmin.inlines = (*MachineAdmin.inlines, ledger.InstalledROMInline)

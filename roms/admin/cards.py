@@ -1,4 +1,4 @@
-"""Cards: found by a part of what they are called, or in a pasted output of lspci."""
+"""Cards: the list, the page of one card, and the page that reads a pasted output of lspci."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from django.utils.safestring import SafeString
 
 from machines.admin.auditing import AuditedAdmin
 from roms.models import Card
-from roms.toolchain.flash.flashrom import SupportedCard, supported_cards
+from roms.toolchain.flash.flashrom import SupportedCard, supported_cards_if_installed
 from roms.toolchain.ipxe import cards as ipxe_cards
 from roms.toolchain.ipxe.cards import Advice, CardError, CatalogueCard, CuratedCard, LspciCard
-from roms.toolchain.runner import ProgramMissingError
 from roms.wording import kib
 
-#: What staff know better than a list: may be changed of every card.
+#: Staff may change these fields of every card.
 ALWAYS_EDITABLE = ("programmer", "chip_size", "notes")
 
 
@@ -33,15 +32,15 @@ class CardForm(forms.ModelForm[Card]):
         model = Card
         fields = ("slug", "pci_id", "name", "driver", *ALWAYS_EDITABLE)
         labels = {
-            "driver": "Driver of iPXE",
-            "rom_name": "Called in iPXE's tree",
-            "programmer": "Programmer of flashrom",
-            "conflict": "Claimed by the drivers",
+            "driver": "iPXE driver",
+            "rom_name": "Name in iPXE's source",
+            "programmer": "flashrom programmer",
+            "conflict": "Drivers that claim this card",
         }
         help_texts = {
-            "slug": "How the site calls it. Empty: its PCI id.",
+            "slug": "The card's key on this site. Empty: its PCI ID.",
             "pci_id": "Vendor and device, as lspci -nn shows them.",
-            "driver": "Empty: as iPXE's tree has it.",
+            "driver": "Empty: the driver in iPXE's source.",
         }
         widgets = {"notes": forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"})}
 
@@ -52,7 +51,7 @@ class CardForm(forms.ModelForm[Card]):
             self.fields["slug"] = forms.CharField(
                 required=False, max_length=40, label=text.label, help_text=text.help_text, widget=text.widget
             )
-            # The model's own validator takes no capitals; whoever types 8086:10D3 means the same card.
+            # The validator of the model refuses capitals; clean_pci_id converts them.
             self.fields["pci_id"].validators = []
 
     def clean_pci_id(self) -> str:
@@ -73,7 +72,7 @@ class FlashableFilter(admin.SimpleListFilter):
     parameter_name = "flashable"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("yes", "flashrom can write to it"), ("no", "to be built for only")]
+        return [("yes", "flashrom can write to it"), ("no", "flashrom cannot write to it")]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         if self.value() == "yes":
@@ -85,8 +84,8 @@ class LspciForm(forms.Form):
     text = forms.CharField(
         label="Output of lspci",
         max_length=ipxe_cards.LONGEST_PASTE,
-        help_text="All of it: other lines are skipped. Any form that shows numbers will do (-nn, -n, "
-        "-mm, -vmm, BusyBox's). With -nnk it also says which driver to unload.",
+        help_text="Paste the whole output. The site skips other lines, and reads every form with numbers (-nn, -n, "
+        "-mm, -vmm, BusyBox). With -nnk it also shows which driver to unload.",
         widget=forms.Textarea(
             attrs={"rows": 8, "class": "vLargeTextField machine-text", "spellcheck": "false", "autofocus": True}
         ),
@@ -95,7 +94,7 @@ class LspciForm(forms.Form):
 
 @dataclass(frozen=True)
 class Found:
-    """One card of a pasted text: what can be done with it, and the row that it has here."""
+    """A card in a pasted text: the advice for it, and its row in the database if there is one."""
 
     advice: Advice
     card: Card | None
@@ -114,10 +113,10 @@ class CardAdmin(AuditedAdmin):
     list_per_page = 50
     show_full_result_count = False
     search_fields = ("name", "slug", "pci_id", "driver", "programmer")
-    search_help_text = "Any parts of its name, PCI id, driver or programmer, as in “intel 82574” or “8086:10d3”."
+    search_help_text = "Parts of the name, PCI ID, driver or programmer, for example “intel 82574” or “8086:10d3”."
     fieldsets = (
         (None, {"fields": ("name", "pci_id", "slug", "driver")}),
-        ("Its flash chip", {"fields": ALWAYS_EDITABLE}),
+        ("Flash chip", {"fields": ALWAYS_EDITABLE}),
     )
     change_list_template = "roms/card_change_list.html"
     change_form_template = "roms/card_change_form.html"
@@ -126,20 +125,20 @@ class CardAdmin(AuditedAdmin):
         css = {"all": ["roms/roms.css"]}
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # Who builds or flashes must be able to choose a card.
+        # A user who builds or flashes must be able to choose a card.
         user = request.user
         return (
             super().has_view_permission(request, obj)
             or user.has_perm("roms.build_rom")
-            or (user.has_perm("roms.flash_rom"))
+            or user.has_perm("roms.flash_rom")
         )
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # The practice card is the site's own.
+        # Nobody may change the practice card.
         return super().has_change_permission(request, obj) and not (obj and obj.is_practice)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # The lists would bring the others back.
+        # The site would add cards of its lists again.
         is_own = obj is None or obj.origin == Card.Origin.OWN
         return super().has_delete_permission(request, obj) and is_own
 
@@ -173,7 +172,7 @@ class CardAdmin(AuditedAdmin):
     def drivers(self, card: Card) -> SafeString | str:
         if not card.conflict:
             return card.driver or "?"
-        shown = '{} <span class="state state-armed" title="Each of them claims it: {}.">two drivers</span>'
+        shown = '{} <span class="state state-armed" title="These drivers claim it: {}.">two drivers</span>'
         return format_html(shown, card.driver, card.conflict)
 
     @admin.display(description="")
@@ -188,33 +187,33 @@ class CardAdmin(AuditedAdmin):
     # The page of one card
 
     def get_fieldsets(self, request: HttpRequest, obj: Card | None = None) -> Any:
-        known = ("Where it comes from", {"fields": ("origin", "rom_name", "conflict")})
+        known = ("Source", {"fields": ("origin", "rom_name", "conflict")})
         return (*super().get_fieldsets(request, obj), *((known,) if obj else ()))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Card | None = None) -> Any:
         known = ("origin", "rom_name", "conflict") if obj else ()
         if obj is None or obj.origin == Card.Origin.OWN:
             return known
-        # Where two drivers claim it, somebody has to choose.
+        # If two drivers claim the card, staff choose one.
         return ("name", "pci_id", "slug", *(() if obj.conflict else ("driver",)), *known)
 
     def save_model(self, request: HttpRequest, obj: Card, form: Any, change: bool) -> None:
         if change and form.changed_data:
-            # Or the list that comes with the site would undo it.
+            # Otherwise the site's own list would undo the change.
             obj.origin = Card.Origin.OWN
         super().save_model(request, obj, form, change)
 
     def snapshot(self, obj: Card) -> dict[str, Any]:
         return {**obj.snapshot(), "origin": obj.origin}
 
-    # What is plugged in somewhere
+    # The page for lspci
 
     def get_urls(self) -> list[URLPattern]:
         lspci = path("lspci/", self.admin_site.admin_view(self.lspci_view), name="roms_card_lspci")
         return [lspci, *super().get_urls()]
 
     def lspci_view(self, request: HttpRequest) -> HttpResponse:
-        """Which of the cards in a pasted output of lspci can be flashed, with what, and how."""
+        """Shows which cards in a pasted output of lspci can be flashed, and how."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         form = LspciForm(request.POST if request.method == "POST" else None)
@@ -234,7 +233,7 @@ class CardAdmin(AuditedAdmin):
 
 
 def advised(pasted: Sequence[LspciCard], knows_the_tree: bool = True) -> list[Found]:
-    """What can be done with each of these cards; one query."""
+    """The advice for each of these cards. One query."""
     rows = [card for card in Card.objects.filter(pci_id__in={card.id for card in pasted}) if not card.is_practice]
     by_id = {card.pci_id: card for card in rows}
     known = [_catalogued(card) for card in rows if card.driver]
@@ -243,19 +242,11 @@ def advised(pasted: Sequence[LspciCard], knows_the_tree: bool = True) -> list[Fo
         SupportedCard(card.programmer, card.name, card.pci_id, is_tested=True) for card in rows if card.programmer
     ]
     if {card.id for card in pasted} - {card.id for card in flashable}:
-        flashable = [*flashrom_list(), *flashable]
+        flashable = [*supported_cards_if_installed(), *flashable]
     return [
         Found(advice, by_id.get(advice.card.id), kib(advice.chip_size))
         for advice in ipxe_cards.advise(pasted, known, curated, flashable, knows_the_tree=knows_the_tree)
     ]
-
-
-def flashrom_list() -> list[SupportedCard]:
-    """The cards that the flashrom of this host knows; none where there is no flashrom."""
-    try:
-        return supported_cards()
-    except ProgramMissingError:
-        return []
 
 
 def _catalogued(card: Card) -> CatalogueCard:

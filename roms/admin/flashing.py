@@ -1,4 +1,4 @@
-"""Flash jobs: the form that asks for one, confirmed by typing a name; the list; the page of one, phase by phase."""
+"""Flash jobs: the list, the form that orders one, and the page of one job with its phases."""
 
 from __future__ import annotations
 
@@ -9,50 +9,55 @@ from urllib.parse import urlencode
 from django import forms
 from django.contrib import admin
 from django.contrib.admin.widgets import AutocompleteSelect
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, path, reverse
 
-from machines.models import Machine
-from rescuesite.actors import actor_of
-from roms.admin.jobs import JobAdmin, JobStateFilter, attached, number, take_errors
+from machines.models import Actor, Machine
+from roms.admin.jobs import JobAdmin, JobStateFilter, OrderForm, attached, number
 from roms.models import Build, Card, FlashJob, FlashKind, InstalledROM, JobState, Station
-from roms.wording import job_url, kib
+from roms.wording import kib
 
-#: The phases of a flash, as staff read them.
+#: The phases of a flash job, for staff.
 PHASES = {
     "probe": "Find the chip",
-    "save": "Save what is in it",
+    "save": "Save the contents",
     "write": "Write",
     "verify": "Read back and compare",
 }
 _WRITING = ("write", "verify")
 
 
-class FlashForm(forms.Form):
-    """What staff order. What is valid the model says: here it is put to the right field."""
+class FlashForm(OrderForm):
+    """The choices for a flash job. The model validates them; this form shows each error at its field."""
+
+    fieldsets = (
+        ("What", {"fields": ("action", "build", "restores")}),
+        ("Where", {"fields": ("station", "card", "machine", ("slot", "chip_name"))}),
+        ("Confirm", {"fields": ("confirm",)}),
+    )
 
     action = forms.ChoiceField(choices=FlashKind, initial=FlashKind.FLASH, label="What to do", widget=forms.RadioSelect)
-    station = forms.ModelChoiceField(Station.objects.all(), help_text="Where the card is plugged in.")
+    station = forms.ModelChoiceField(Station.objects.all(), help_text="The host with the card.")
     slot = forms.CharField(
         required=False,
         max_length=12,
         label="PCI slot",
-        help_text="Like 0000:03:00.0 (lspci -D). Empty: where the one such card is.",
+        help_text="For example 0000:03:00.0 (see lspci -D). Empty: the station finds the card, if it has only one.",
         widget=forms.TextInput(attrs={"class": "machine-text", "size": 14}),
     )
     chip_name = forms.CharField(
         required=False,
         max_length=100,
         label="Chip",
-        help_text="Only where flashrom found several definitions to choose from.",
+        help_text="Only needed if flashrom found several definitions.",
         widget=forms.TextInput(attrs={"class": "machine-text", "size": 24}),
     )
     confirm = forms.CharField(
         required=False,
         label="To confirm",
-        help_text="Type the machine's name; where no machine is chosen, the station's.",
+        help_text="Type the machine's name, or the station's name if no machine is chosen.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "class": "vTextField", "spellcheck": "false"}),
     )
 
@@ -65,17 +70,17 @@ class FlashForm(forms.Form):
             "restores": (
                 FlashJob.objects.filter(backup__isnull=False),
                 "Saved by",
-                "The flash job whose saved contents are written back.",
+                "The flash job that saved the contents to write back.",
             ),
             "card": (
                 Card.objects.flashable(),
                 "Card",
-                "Empty: the card that it was built for, or saved from. The practice card needs no hardware.",
+                "Empty: the card of the build or of the saved contents. The practice card needs no hardware.",
             ),
             "machine": (
                 Machine.objects.all(),
                 "Machine",
-                "Whose card it is, or will be: for the ledger. Empty: it is not installed in a machine.",
+                "The machine with this card, for the list of installed ROMs. Empty: the card is in no machine.",
             ),
         }
         for name, (queryset, label, help_text) in chosen.items():
@@ -92,7 +97,7 @@ class FlashForm(forms.Form):
         values = super().clean() or {}
         if self.errors:
             return values
-        # What belongs to another choice was hidden, and is not meant.
+        # The page hides the fields of other actions: ignore their values.
         if values["action"] != FlashKind.FLASH:
             values["build"] = None
         if values["action"] != FlashKind.RESTORE:
@@ -101,32 +106,25 @@ class FlashForm(forms.Form):
         values["card"] = values["card"] or (of.card if of else None)
         if values["card"] is None:
             wanted = {FlashKind.FLASH: "build", FlashKind.RESTORE: "restores"}.get(values["action"], "card")
-            self.add_error(wanted, "Choose it.")
+            self.add_error(wanted, "This field is required.")
             return values
         try:
             self.job().full_clean()
         except ValidationError as error:
-            self.take(error)
+            self.add_model_errors(error)
         return values
 
     def job(self) -> FlashJob:
-        """The order, not submitted."""
+        """The job, not submitted."""
         return FlashJob(**{name: self.cleaned_data[name] for name in FlashJob.INPUT_FIELDS})
 
-    def take(self, error: ValidationError) -> None:
-        take_errors(self, error)
+    def submit(self, actor: Actor) -> FlashJob:
+        return self.job().submit_confirmed(actor, self.cleaned_data["confirm"])
 
     @staticmethod
     def order_of(job: FlashJob) -> dict[str, Any]:
-        """The form's values for the same order."""
+        """The form's values for the same order as this job."""
         return {name: getattr(job, name) for name in FlashJob.INPUT_FIELDS}
-
-
-FIELDSETS = (
-    ("What", {"fields": ("action", "build", "restores")}),
-    ("Where", {"fields": ("station", "card", "machine", ("slot", "chip_name"))}),
-    ("Confirm", {"fields": ("confirm",)}),
-)
 
 
 # The page of one job
@@ -134,14 +132,14 @@ FIELDSETS = (
 
 @dataclass(frozen=True)
 class Step:
-    """One phase, and how far it is: next, now, done, failed or skipped."""
+    """One phase, with its state: next, now, done, failed or skipped."""
 
     title: str
     state: str
 
 
 def steps(job: FlashJob, state: JobState) -> list[Step]:
-    """The phases of a flash job as they stand."""
+    """The phases of a flash job, with their states."""
     phases = [phase for phase in PHASES if job.action != FlashKind.SAVE or phase not in _WRITING]
     if state == JobState.SUCCEEDED:
         skipped = _WRITING if job.wrote is False else ()
@@ -152,13 +150,13 @@ def steps(job: FlashJob, state: JobState) -> list[Step]:
 
 
 def left_half_written(job: FlashJob, state: JobState) -> bool:
-    """Whether the write was begun and did not end well: the chip may hold neither the old nor the new contents."""
+    """Whether a write began and failed: the chip may hold neither the old nor the new contents."""
     ended_badly = state in {JobState.FAILED, JobState.SITE_ERROR, JobState.LOST}
     return ended_badly and job.phase in _WRITING and job.chip_state != "as_wanted"
 
 
 def recovered_by(job: FlashJob) -> FlashJob | None:
-    """The later job that has written to the same card since."""
+    """The first later job that wrote to the same card; None if there is none."""
     later = FlashJob.objects.filter(
         station=job.station_id, card=job.card_id, slot=job.slot, state=JobState.SUCCEEDED, pk__gt=job.pk
     )
@@ -167,14 +165,14 @@ def recovered_by(job: FlashJob) -> FlashJob | None:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of what there is to choose from where flashrom refused to choose."""
+    """One chip or slot to choose, after flashrom found several."""
 
     text: str
     url: str
 
 
 def choices_of(job: FlashJob) -> list[Choice]:
-    """Links to the form with the same order and the choice made."""
+    """Links to the form with the same order and one choice each."""
     found: list[tuple[str, dict[str, str]]] = [
         (f"The chip {chip}", {"chip": str(chip)}) for chip in job.choices.get("chips", [])
     ]
@@ -185,7 +183,7 @@ def choices_of(job: FlashJob) -> list[Choice]:
 
 
 def ask_url(**query: str) -> str:
-    """The form, filled in."""
+    """The address of the form, with these initial values."""
     return f"{reverse('admin:roms_flashjob_add')}?{urlencode(query)}"
 
 
@@ -193,6 +191,7 @@ def ask_url(**query: str) -> str:
 class FlashJobAdmin(JobAdmin):
     permission = "roms.flash_rom"
     job_template, panel_template = "roms/flashjob.html", "roms/flashjob_panel.html"
+    order_form = FlashForm
     list_display = (
         "name", "status", "what", "card_short", "station", "machine_shown", "build_shown", "asked", "took",
     )  # fmt: skip
@@ -213,7 +212,7 @@ class FlashJobAdmin(JobAdmin):
 
     # The list
 
-    @admin.display(description="what", ordering="action")
+    @admin.display(description="action", ordering="action")
     def what(self, job: FlashJob) -> str:
         return job.action
 
@@ -225,34 +224,21 @@ class FlashJobAdmin(JobAdmin):
     def machine_shown(self, job: FlashJob) -> str:
         return job.machine_name or "-"
 
-    # Asking for one
+    # The order form
 
-    def add_view(
-        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        if not self.has_add_permission(request):
-            raise PermissionDenied
-        form = FlashForm(request.POST if request.method == "POST" else None, initial=self._initial(request))
+    def bound_form(self, request: HttpRequest) -> FlashForm:
+        form: FlashForm = super().bound_form(request)
         if not self.admin_site._registry[Machine].has_view_permission(request):
             form.fields["machine"].queryset = Machine.objects.none()  # type: ignore[attr-defined]
-        if request.method == "POST" and form.is_valid():
-            try:
-                job = form.job().submit_confirmed(actor_of(request), form.cleaned_data["confirm"])
-            except ValidationError as error:
-                form.take(error)
-            else:
-                return HttpResponseRedirect(job_url(job))
-        stations = list(Station.objects.all())
-        context = {
-            "title": "Flash a card",
-            "stations": stations,
-            "without_worker": [station for station in stations if not station.has_worker()],
-            **(extra_context or {}),
-        }
-        return self.ask_page(request, form, FIELDSETS, context)
+        return form
 
-    def _initial(self, request: HttpRequest) -> dict[str, Any]:
-        """What the form begins with: an earlier order, a restore of what it saved, or single choices."""
+    def form_context(self, form: FlashForm) -> dict[str, Any]:
+        stations = list(Station.objects.all())
+        without_worker = [station for station in stations if not station.has_worker()]
+        return {"title": "Flash a card", "stations": stations, "without_worker": without_worker}
+
+    def initial(self, request: HttpRequest) -> dict[str, Any]:
+        """The values of an earlier job, of a restore, or of an installed ROM; with the choices that the query names."""
         query = request.GET
         initial: dict[str, Any] = {}
         if again := self._named(FlashJob, query.get("again")):
@@ -276,7 +262,7 @@ class FlashJobAdmin(JobAdmin):
     def _named(model: Any, pk: str | None) -> Any:
         return model._default_manager.filter(pk=number(pk)).first() if number(pk) else None
 
-    # The page of one
+    # The page of one job
 
     def job_urls(self, name: str) -> list[URLPattern]:
         backup = path("<int:pk>/backup/", self.admin_site.admin_view(self.backup_view), name="roms_flashjob_backup")
@@ -287,7 +273,6 @@ class FlashJobAdmin(JobAdmin):
         state = context["state"]
         is_hanging = left_half_written(job, state)
         mended = recovered_by(job) if is_hanging else None
-        has_backup = job.backup_id is not None
         return {
             **context,
             "steps": steps(job, state),
@@ -295,15 +280,15 @@ class FlashJobAdmin(JobAdmin):
             "left_half_written": is_hanging and mended is None,
             "holds_old": job.chip_state == "unchanged",
             "mended": mended,
-            # A write outlives whoever wants to stop it.
+            # Nobody can cancel a write.
             "is_writing": state == JobState.RUNNING and job.phase in _WRITING,
             "waits_for_worker": state == JobState.QUEUED and not job.station.has_worker(),
             "retry_url": ask_url(again=str(job.pk)),
-            "restore_url": ask_url(restore=str(job.pk)) if has_backup else "",
+            "restore_url": ask_url(restore=str(job.pk)) if job.backup_id else "",
             "chip": kib(job.chip_size),
         }
 
     def backup_view(self, request: HttpRequest, pk: int) -> HttpResponseBase:
-        """What was in the chip before."""
+        """The saved contents of the chip."""
         job = self.viewable(request, pk)
         return attached(request, job.backup, f"backup-{job.card.target}-flash-job-{job.pk}.bin")

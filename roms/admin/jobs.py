@@ -1,14 +1,14 @@
-"""What the pages of builds and flash jobs share: the list, the live panel with its log, the log, cancelling."""
+"""What the pages of builds and flash jobs share: the list, the order form, the live panel, the log, cancelling."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import AdminForm
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.forms import Form
 from django.http import (
     Http404,
     HttpRequest,
@@ -28,40 +28,49 @@ from django.utils.safestring import SafeString
 
 from machines.admin.lookups import OfferedLookups
 from machines.boot.sending import send
-from machines.models import StoredFile
+from machines.models import Actor, StoredFile
 from rescuesite.actors import actor_of
 from roms.models import Job, JobState
 from roms.models.job import FINISHED
 from roms.wording import CSS_CLASSES, MEANINGS, badge, card_code, duration_text, job_url
 
-#: A primary key has fewer digits; so has an offset in a log.
+#: Primary keys and offsets in a log have fewer digits.
 MAX_DIGITS = 19
-#: So much of a log's end the page shows at first, and so much it fetches at once. In bytes.
+#: How much of the log's end the page shows at first, and how much it fetches per request. In bytes.
 TAIL, CHUNK = 64 << 10, 256 << 10
 
 
 def number(text: str | None) -> int | None:
-    """A primary key in a request's query; None where it can be none."""
+    """A number from a request's query; None if the text is not a valid number."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else None
 
 
-def take_errors(form: Form, error: ValidationError) -> None:
-    """Show what a model refuses at the form's fields."""
-    for name, texts in error.message_dict.items():
-        form.add_error(name if name in form.fields else None, texts)
-
-
 def attached(request: HttpRequest, stored: StoredFile | None, name: str) -> HttpResponseBase:
-    """The response that has a stored file saved under a name. Raises Http404."""
+    """A response that downloads a stored file under this name. Raises Http404."""
     if stored is None or not stored.is_intact():
-        raise Http404("This file is gone from the data directory.")
+        raise Http404("This file is missing in the data directory.")
     response = send(request, stored)
     response["Content-Disposition"] = f'attachment; filename="{name}"'
     return response
 
 
+class OrderForm(forms.Form):
+    """A form in which staff order a job."""
+
+    fieldsets: Any = ()
+
+    def submit(self, actor: Actor) -> Job:
+        """Submit the job of this valid form. Raises ValidationError."""
+        raise NotImplementedError
+
+    def add_model_errors(self, error: ValidationError) -> None:
+        """Show the errors of the model at the fields of this form."""
+        for name, texts in error.message_dict.items():
+            self.add_error(name if name in self.fields else None, texts)
+
+
 class JobStateFilter(admin.SimpleListFilter):
-    """By the effective state, in which a job whose worker has gone is lost."""
+    """Filters by the effective state: a running job whose worker has stopped counts as lost."""
 
     title = "state"
     parameter_name = "state"
@@ -76,12 +85,13 @@ class JobStateFilter(admin.SimpleListFilter):
 
 
 class JobAdmin(OfferedLookups):
-    """Jobs are asked for and cancelled, never edited or deleted."""
+    """The admin of jobs: staff order and cancel them, but never edit or delete them."""
 
-    #: Needed to ask for such jobs and to cancel them.
+    #: The permission to order and to cancel such jobs.
     permission = ""
-    #: What the page of one job is made of; the panel is what is fetched again while it runs.
+    #: The page of one job, and its panel, which the browser fetches again while the job runs.
     job_template = panel_template = ""
+    order_form: type[OrderForm]
     list_per_page = 50
     show_full_result_count = False
 
@@ -124,7 +134,7 @@ class JobAdmin(OfferedLookups):
     def took(self, job: Job) -> SafeString:
         return format_html('<span class="nowrap">{}</span>', duration_text(job.duration))
 
-    @admin.display(description="asked for", ordering="created_at")
+    @admin.display(description="requested", ordering="created_at")
     def asked(self, job: Job) -> SafeString:
         at = timezone.localtime(job.created_at)
         html = '<span class="nowrap" title="{}">{}</span><br>{}'
@@ -143,14 +153,14 @@ class JobAdmin(OfferedLookups):
         ]
 
     def job_urls(self, name: str) -> list[URLPattern]:
-        """Further pages of such jobs."""
+        """URLs of further pages."""
         return []
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         job = self.viewable(request, number(object_id))
-        # First the job, then its log: of a finished one it is complete.
+        # Read the job before its log: the log of a finished job is then complete.
         panel = self.panel(request, job)
         log, offset = job.log_from(-TAIL, TAIL)
         context = {
@@ -170,7 +180,7 @@ class JobAdmin(OfferedLookups):
         return TemplateResponse(request, self.job_template, context)
 
     def panel(self, request: HttpRequest, job: Any) -> dict[str, Any]:
-        """What the panel shows; subclasses add to it."""
+        """The context of the panel. Subclasses add to it."""
         state = job.status_at()
         return {
             "job": job,
@@ -187,7 +197,7 @@ class JobAdmin(OfferedLookups):
         }
 
     def panel_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """What the page fetches while the job is under way: the panel, and the log from an offset on."""
+        """The panel, and the log from an offset on, as JSON: the page fetches it while the job runs."""
         job = self.viewable(request, pk)
         context = self.panel(request, job)
         start = number(request.GET.get("from")) or 0
@@ -216,42 +226,66 @@ class JobAdmin(OfferedLookups):
         if isinstance(job, HttpResponseBase):
             return job
         if job.is_finished or not job.cancel(actor_of(request)):
-            messages.warning(request, "It was finished already.")
+            messages.warning(request, "The job has already finished.")
         elif job.state == JobState.CANCELLED:
             messages.success(request, "Cancelled.")
         else:
-            messages.info(request, "Its worker is asked to stop.")
+            messages.info(request, "The site has asked the worker to stop.")
         return HttpResponseRedirect(job_url(job))
 
     def to_be_changed(self, request: HttpRequest, pk: int) -> Any:
-        """The job that a button was pressed for, or the refusal of anything but a POST. Raises PermissionDenied."""
+        """The job for a POST request, or the response to any other method. Raises PermissionDenied, Http404."""
         job = self.viewable(request, pk)
         if not self.may_act(request):
             raise PermissionDenied
         return job if request.method == "POST" else HttpResponseNotAllowed(["POST"])
 
     def viewable(self, request: HttpRequest, pk: int | None) -> Any:
-        """The job of that number. Raises PermissionDenied, Http404."""
+        """The job with this number. Raises PermissionDenied, Http404."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         job = self.get_queryset(request).filter(pk=pk).first()
         if job is None:
-            raise Http404(f"There is no such {self.opts.verbose_name}; old ones are removed after a time.")
+            raise Http404(f"There is no such {self.opts.verbose_name}. The site removes old jobs after some time.")
         return job
 
-    # Asking for one
+    # The order form
 
-    def ask_page(self, request: HttpRequest, form: Form, fieldsets: Any, context: dict[str, Any]) -> HttpResponse:
-        """The form in which a job is ordered."""
-        page = {
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        form = self.bound_form(request)
+        if form.is_bound and "_preview" not in request.POST and form.is_valid():
+            try:
+                job = form.submit(actor_of(request))
+            except ValidationError as error:
+                form.add_model_errors(error)
+            else:
+                return HttpResponseRedirect(job_url(job))
+        context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
             "form": form,
-            "adminform": AdminForm(form, fieldsets, {}),  # type: ignore[arg-type]
+            "adminform": AdminForm(form, form.fieldsets, {}),
             "media": self.media + form.media,
-            **context,
+            **self.form_context(form),
+            **(extra_context or {}),
         }
-        return TemplateResponse(request, f"roms/{self.opts.model_name}_form.html", page)
+        return TemplateResponse(request, f"roms/{self.opts.model_name}_form.html", context)
+
+    def bound_form(self, request: HttpRequest) -> Any:
+        """The order form, with what the request posts."""
+        return self.order_form(request.POST if request.method == "POST" else None, initial=self.initial(request))
+
+    def initial(self, request: HttpRequest) -> dict[str, Any]:
+        """The initial values of the order form."""
+        raise NotImplementedError
+
+    def form_context(self, form: Any) -> dict[str, Any]:
+        """What else the page with the order form shows."""
+        raise NotImplementedError
 
 
 def _whole_log(job: Job) -> Iterator[str]:

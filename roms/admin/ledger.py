@@ -1,4 +1,4 @@
-"""The ledger: which card of which machine holds which ROM, and which of them are older than the current script."""
+"""Installed ROMs: which card of which machine holds which ROM, and whether its script is outdated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class InstalledROMForm(forms.ModelForm[InstalledROM]):
         widgets = {"notes": forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"})}
 
     def _get_validation_exclusions(self) -> set[str]:
-        # The card is not edited, but two rows of a machine must not have the same one.
+        # The form has no field for the card, but the constraint on machine and card needs it.
         return super()._get_validation_exclusions() - {"card"}  # type: ignore[misc,no-any-return]
 
 
@@ -35,7 +35,7 @@ class OutdatedFilter(admin.SimpleListFilter):
     parameter_name = "outdated"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("yes", "older than the current one"), ("no", "current, or not known")]
+        return [("yes", "outdated"), ("no", "current or unknown")]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         if self.value() == "yes":
@@ -44,7 +44,7 @@ class OutdatedFilter(admin.SimpleListFilter):
 
 
 class ROMColumns:
-    """How a line of the ledger is shown, in its own list and on a machine's page."""
+    """The columns of installed ROMs, in their own list and on the page of a machine."""
 
     @admin.display(description="card", ordering="card__slug")
     def card_short(self, installed: InstalledROM) -> SafeString | str:
@@ -65,7 +65,7 @@ class ROMColumns:
         short = installed.build.script_sha256[:8]
         if not installed.is_outdated:
             return format_html("<code>{}</code>", short)
-        return format_html('<code>{}</code> <span class="state state-armed">older</span>', short)
+        return format_html('<code>{}</code> <span class="state state-armed">outdated</span>', short)
 
     @admin.display(description="since", ordering="since")
     def since_shown(self, installed: InstalledROM) -> str:
@@ -76,8 +76,8 @@ class ROMColumns:
         return format_html('<a href="{}">Flash…</a>', ask_url(installed=str(installed.pk)))
 
 
-def with_all_shown(queryset: Any) -> Any:
-    """Each line with all that is shown of it."""
+def with_related(queryset: Any) -> Any:
+    """The rows with everything that the columns show."""
     return queryset.with_outdated().select_related("machine", "card", "build__card", "flash_job")
 
 
@@ -89,7 +89,7 @@ class InstalledROMAdmin(ROMColumns, AuditedAdmin):
     list_per_page = 50
     show_full_result_count = False
     search_fields = ("machine__name", "card__name", "card__slug", "mac", "by", "sha256", "notes", "description")
-    search_help_text = "Machine, card, MAC address, person, notes, or a part of the chip's SHA-256."
+    search_help_text = "Machine, card, MAC address, user, notes, or a part of the chip's SHA-256."
     fields = ("machine", "mac", "notes", "card", "rom", "script", "sha256", "since_shown", "by", "job")
     readonly_fields = ("card", "rom", "script", "sha256", "since_shown", "by", "job")
     autocomplete_fields = ("machine",)
@@ -98,11 +98,11 @@ class InstalledROMAdmin(ROMColumns, AuditedAdmin):
         css = {"all": ["roms/roms.css"]}
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        # A flash adds it.
+        # Flash jobs add the rows.
         return False
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        return with_all_shown(super().get_queryset(request))
+        return with_related(super().get_queryset(request))
 
     def get_list_display(self, request: HttpRequest) -> Any:
         shown = super().get_list_display(request)
@@ -110,7 +110,7 @@ class InstalledROMAdmin(ROMColumns, AuditedAdmin):
 
     @admin.display(description="machine", ordering="machine__name")
     def machine_shown(self, installed: InstalledROM) -> str:
-        return installed.machine.name if installed.machine else "not installed"
+        return installed.machine.name if installed.machine else "not in a machine"
 
     @admin.display(description="flash job")
     def job(self, installed: InstalledROM) -> SafeString | str:
@@ -124,7 +124,7 @@ class InstalledROMAdmin(ROMColumns, AuditedAdmin):
 
 
 class _NothingPosted(forms.BaseInlineFormSet[InstalledROM, Machine, Any]):
-    """Rows to look at: whatever a browser or program posts with the machine, they need and change nothing."""
+    """A read-only formset: it ignores everything that is posted."""
 
     new_objects: list[Any] = []
     changed_objects: list[Any] = []
@@ -141,7 +141,7 @@ class _NothingPosted(forms.BaseInlineFormSet[InstalledROM, Machine, Any]):
 
 
 class InstalledROMInline(ROMColumns, admin.TabularInline[InstalledROM, Machine]):
-    """For the page of a machine: what its cards hold."""
+    """The installed ROMs on the page of a machine."""
 
     model = InstalledROM
     formset: Any = _NothingPosted
@@ -153,11 +153,11 @@ class InstalledROMInline(ROMColumns, admin.TabularInline[InstalledROM, Machine])
     verbose_name_plural = "ROMs in its cards"
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        # Django's own asks for the permission without naming the machine.
-        return with_all_shown(InstalledROM.objects.all())
+        # Django's method checks the view permission without the machine, which has_view_permission needs.
+        return with_related(InstalledROM.objects.all())
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # A new machine has none.
+        # A new machine has no ROMs.
         return obj is not None and super().has_view_permission(request, obj)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:

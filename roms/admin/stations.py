@@ -1,4 +1,4 @@
-"""Stations: hosts with cards plugged in, and whether a worker runs there."""
+"""Stations: hosts with cards, and whether a worker runs there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StationAdmin(AuditedAdmin):
         return stations
 
     def get_readonly_fields(self, request: HttpRequest, obj: Station | None = None) -> Any:
-        # The worker is started with the name; its queue has it, too.
+        # Workers are started with this name, so it must not change.
         return ("name", "worker", "last_seen", "how_to") if obj else ("worker", "last_seen", "how_to")
 
     def get_fields(self, request: HttpRequest, obj: Station | None = None) -> Any:
@@ -56,7 +56,7 @@ class StationAdmin(AuditedAdmin):
     @admin.display(description="how to start a worker")
     def how_to(self, station: Station) -> SafeString:
         return format_html(
-            "<code>manage.py worker --station {}</code> on that host, with the site's settings, as root.",
+            "Run <code>manage.py worker --station {}</code> on that host as root, with the site's settings.",
             station.name,
         )
 

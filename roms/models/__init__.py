@@ -1,4 +1,4 @@
-"""Cards, stations, the jobs that build and flash, and the ledger of what is where."""
+"""Cards, stations, builds, flash jobs and installed ROMs."""
 
 from roms.models.build import ROM_TARGETS, TARGETS, Build, Profile
 from roms.models.card import Card

@@ -1,4 +1,4 @@
-"""Builds: jobs that make a ROM, or a bootable medium, from iPXE's source tree and an embedded script."""
+"""Builds: jobs that make a ROM or a bootable medium from iPXE's source and an embedded script."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ from roms.toolchain.ipxe.script.spec import ScriptError, ScriptSpec, from_json, 
 if TYPE_CHECKING:
     from datetime import datetime
 
-#: What the bound that is shown of the site's script rests on.
-_OF_THE_SCRIPT = frozenset(
+#: The site sets these options from the script's DHCP wait. The longest delay that the preview shows depends on them.
+_DHCP_TIMEOUTS = frozenset(
     f"DHCP_{phase}_{end}_TIMEOUT_SEC" for phase in ("DISC", "REQ") for end in ("START", "END")
 ) | {"DHCP_DISC_MAX_DEFERRALS"}
 
-#: What is made, with what it is called.
 TARGETS = [(target.value, target.label) for target in Target]
-#: Those that are flashed into a card.
+#: The targets that can be flashed into a card.
 ROM_TARGETS = tuple(target for target in Target if target.needs_card)
 
 
 def spec_of(data: object) -> ScriptSpec:
-    """What a script is made of, from the API's JSON. Raises ValidationError."""
+    """The spec that the API's JSON describes. Raises ValidationError."""
     try:
         return from_json(data)
     except ScriptError as error:
@@ -47,26 +46,26 @@ def spec_of(data: object) -> ScriptSpec:
 
 
 class Profile(models.TextChoices):
-    MINIMAL = "minimal", "minimal: what rescue needs, for small chips"
+    MINIMAL = "minimal", "minimal: only what a rescue needs, for small chips"
     STANDARD = "standard", "standard: iPXE's own defaults"
     EVERYTHING = "everything", "everything: HTTPS, IPv6, all commands"
 
 
-#: What the ROM for Intel PRO/100 comes to with iPXE 2.0.0 (`make bench`), in bytes: all that is known before anything
-#: was built here. Most drivers of wired cards are within a few KiB of it.
+#: The sizes of the ROM for Intel PRO/100 with iPXE 2.0.0 (`make bench`), in bytes. The site shows them before the first
+#: build. With most other drivers of wired cards the size differs by a few KiB.
 TYPICAL_SIZES = {Profile.MINIMAL: 51_712, Profile.STANDARD: 72_192, Profile.EVERYTHING: 112_128}
 
 
 @dataclass(frozen=True)
 class KnownSize:
-    """How large a ROM of one profile came out, in bytes; or comes out typically, where none was built here."""
+    """The size of a ROM with one profile, in bytes: of an earlier build, or a typical size."""
 
     profile: str
     size: int
     is_typical: bool = False
 
     def __str__(self) -> str:
-        return f"{'typically comes to about' if self.is_typical else 'came to'} {self.size:,} bytes"
+        return f"{'typically has about' if self.is_typical else 'has'} {self.size:,} bytes"
 
     def fits(self, chip_size: int) -> bool:
         return self.size <= chip_size
@@ -74,10 +73,10 @@ class KnownSize:
 
 class BuildQuerySet(JobQuerySet):
     def known_sizes(self, card: Card, target: str, now: datetime | None = None) -> list[KnownSize]:
-        """What builds of each profile, without single options, came to at last for a card like this one.
+        """The latest size for each profile, without single options, for a card like this one.
 
-        Those of the same driver serve where the card's own were never built: they differ by the ids in them. For a
-        profile that was not even built for those there are typical sizes.
+        If nobody has built the profile for this card, the size for another card with the same driver counts: such ROMs
+        differ only in their PCI IDs. Otherwise the typical size counts.
         """
         sizes: dict[str, int] = {}
         built = self.filter(target=target, size__isnull=False, options=[]).order_by("finished_at")
@@ -95,13 +94,13 @@ class BuildQuerySet(JobQuerySet):
         ]
 
     def flashable(self, card: Card | None = None) -> BuildQuerySet:
-        """Those that can be written into a card, newest first."""
+        """The builds that can be flashed, newest first."""
         found = self.filter(state=JobState.SUCCEEDED, target__in=ROM_TARGETS).order_by("-finished_at", "-pk")
         return found.filter(card__pci_id=card.pci_id) if card else found
 
 
 class Build(Job):
-    """One ROM being made, or made."""
+    """A job that makes one ROM or medium."""
 
     kind = "build"
 
@@ -111,39 +110,39 @@ class Build(Job):
         null=True,
         blank=True,
         related_name="builds",
-        help_text="Empty, for media that are not a ROM: every card that iPXE knows.",
+        help_text="Empty for targets that are not a ROM: they support all cards.",
     )
     target = models.CharField(max_length=8, choices=TARGETS, default=Target.ROM)
     profile = models.CharField(max_length=10, choices=Profile, default=Profile.MINIMAL)
-    #: Single options beyond the profile, as people write them: NAME, NAME=off, NAME=20.
+    #: Changes to the profile, as NAME, NAME=off or NAME=20.
     options: models.JSONField[list[str], list[str]] = models.JSONField(default=list, blank=True)
     banner = models.PositiveSmallIntegerField(
-        "banner time-out",
+        "banner timeout",
         null=True,
         blank=True,
         validators=[MaxValueValidator(600)],
-        help_text="How long the ROM offers its prompt at power-on, in tenths of a second; 0: not at all. "
-        "Empty: as iPXE's tree has it.",
+        help_text="How long the ROM shows its prompt at power-on, in tenths of a second. 0: no prompt. "
+        "Empty: iPXE's default.",
     )
-    #: What the script was made from; null where somebody wrote it.
+    #: The spec of the script as JSON; null if somebody wrote the script by hand.
     script_spec: models.JSONField[Any, Any] = models.JSONField(null=True, blank=True)
     script = models.TextField(max_length=32 << 10)
-    script_sha256 = models.CharField("script's SHA-256", max_length=64, editable=False)
+    script_sha256 = models.CharField("SHA-256 of the script", max_length=64, editable=False)
 
     ipxe_ref = models.CharField("iPXE version", max_length=100, blank=True, editable=False)
     ipxe_commit = models.CharField("iPXE commit", max_length=64, blank=True, editable=False)
-    #: What was run, as it would be typed.
+    #: The command lines of the build.
     commands: models.JSONField[list[str], list[str]] = models.JSONField(default=list, blank=True, editable=False)
-    #: All options of the tree that differ from its defaults.
+    #: The options that differ from iPXE's defaults.
     effective_options: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(
         default=dict, blank=True, editable=False
     )
     tool_versions: models.JSONField[dict[str, str], dict[str, str]] = models.JSONField(
         default=dict, blank=True, editable=False
     )
-    #: How the tree's programs were kept from the rest of the host, in a sentence.
+    #: How the build was isolated from the host, in a sentence.
     isolation = models.CharField(max_length=500, blank=True, editable=False)
-    #: The chip that it was made for, in bytes, and what came out.
+    #: The sizes of the card's chip and of the result, in bytes.
     chip_size = models.PositiveIntegerField(null=True, blank=True, editable=False)
     size = models.PositiveBigIntegerField(null=True, blank=True, editable=False)
     sha256 = models.CharField("SHA-256", max_length=64, blank=True, editable=False)
@@ -171,13 +170,13 @@ class Build(Job):
 
     @classmethod
     def of(cls, script: ScriptSpec | str, **order: Any) -> Self:
-        """A build that embeds a script: one made of a spec, or one that somebody wrote."""
+        """A new build with this script: a spec, or a text that somebody wrote."""
         made_of = {"spec": script} if isinstance(script, ScriptSpec) else {"script": script}
         return cls(**order, **made_of)
 
     @property
     def spec(self) -> ScriptSpec | None:
-        """What the site's script is made of; None where somebody wrote it. Raises ValidationError."""
+        """The spec of the script; None if somebody wrote it by hand. Raises ValidationError."""
         if self._spec is None and self.script_spec is not None:
             self._spec = spec_of(self.script_spec)
         return self._spec
@@ -191,7 +190,7 @@ class Build(Job):
 
     @property
     def has_site_script(self) -> bool:
-        """Whether the site made the script: such a ROM never runs what is neither script nor kernel."""
+        """Whether the site made the script. Such a ROM runs only scripts and kernels."""
         return self.script_spec is not None
 
     @property
@@ -200,21 +199,21 @@ class Build(Job):
 
     @property
     def fits(self) -> bool | None:
-        """Whether it fits the card's chip; None where either size is unknown."""
+        """Whether the ROM fits the card's chip; None if a size is unknown."""
         if self.size is None or self.chip_size is None:
             return None
         return self.size <= self.chip_size
 
     @property
     def file_name(self) -> str:
-        """What the artifact is called where it is downloaded."""
+        """The name of the downloaded file."""
         suffix = "rom" if self.target == Target.COMBINED else self.target
         return f"ipxe-{self.card.target if self.card else 'all'}-{self.pk}.{suffix}"
 
     def clean(self) -> None:
         errors: dict[str, Any] = {}
         if self.card is None and self.is_rom:
-            errors["card"] = "A ROM is made for one card: choose it."
+            errors["card"] = "A ROM needs a card. Choose one."
         errors |= self._check_script()
         if not isinstance(self.options, list) or not all(isinstance(option, str) for option in self.options):
             errors["options"] = "Write a list of options: NAME, NAME=off or NAME=value."
@@ -224,7 +223,7 @@ class Build(Job):
         self.chip_size = self.card.chip_size if self.card and self.is_rom else None
 
     def _check_options(self) -> dict[str, Any]:
-        """What is wrong with the single options, as far as no tree is needed to tell."""
+        """The errors of the single options that can be found without a source tree."""
         try:
             picked = dict(ipxe_options.picked(option) for option in self.options)
         except ipxe_options.OptionError as error:
@@ -234,7 +233,7 @@ class Build(Job):
         on = [name for name, value in picked.items() if not ipxe_options.is_off(value)]
         problems = [
             f"{name} cannot be on in a ROM with the site's script: an answer that is not a script could keep the "
-            "machine from its disk. Leave it out, or write the script by hand."
+            "machine from booting its disk. Remove the option, or write the script by hand."
             for name in on
             if ipxe_options.takes_over(name)
         ]
@@ -244,24 +243,24 @@ class Build(Job):
             for name in sorted(needed.keys() & (picked.keys() - set(on)))
         ]
         problems += [
-            f"{name} follows from how long the script waits for DHCP: say that instead."
+            f"The site sets {name} from “Wait for DHCP”. Change that value instead."
             for name in sorted(picked)
-            if name in _OF_THE_SCRIPT
+            if name in _DHCP_TIMEOUTS
         ]
         return {"options": problems} if problems else {}
 
     def submit(self, actor: Actor) -> Self:
-        """As every job; not while the disk is nearly full. Raises ValidationError."""
+        """Submit the build, unless the disk is nearly full. Raises ValidationError."""
         if problem := disk_space.problem():
-            raise ValidationError(f"Nothing is built now: {problem}.")
+            raise ValidationError(f"The site cannot build now: {problem}.")
         return super().submit(actor)
 
     def clean_fields(self, exclude: Any = None) -> None:
-        # What is wrong with the script clean() says.
+        # clean() checks the script.
         super().clean_fields({*(exclude or ()), "script", "script_sha256"})
 
     def _check_script(self) -> dict[str, Any]:
-        """What is wrong with a script that somebody wrote. The site's is made of a spec, which was checked."""
+        """The errors of a script that somebody wrote. A script from a spec is correct: the spec was checked."""
         if not (self.has_site_script and self.script):
             self.script = self.script.replace("\r\n", "\n")
             try:
@@ -272,7 +271,7 @@ class Build(Job):
         return {}
 
     def warnings(self) -> list[str]:
-        """What whoever wrote the script should know before it goes into a card; nothing where the site made it."""
+        """Warnings about a script that somebody wrote; none for the site's own script."""
         if self.has_site_script:
             return []
         try:
@@ -282,34 +281,32 @@ class Build(Job):
             return list(error.errors.values())
 
     def changes(self) -> dict[str, Value]:
-        """The single options by name, with those that the script cannot do without."""
+        """The single options by name, with the options that the script needs."""
         return dict(ipxe_options.picked(option) for option in self.options) | self._needed()
 
     def _needed(self) -> dict[str, Value]:
-        """The options that the site's script cannot do without; none where the script is somebody's own."""
+        """The options that the site's script needs; none for a script that somebody wrote."""
         if (spec := self.spec) is None:
             return {}
         return {**dict.fromkeys(sorted(required_options(spec)), True), **option_values(spec)}
 
     def too_large(self, size: int) -> str:
-        """What to do where `size` bytes do not fit the chip, for a person; empty where they do."""
+        """The message for a ROM of `size` bytes that does not fit the chip; empty if it fits."""
         if self.chip_size is None or size <= self.chip_size:
             return ""
-        text = f"The ROM has {size:,} bytes, and the chip of this card {self.chip_size:,}."
+        text = _too_large(size, self.chip_size)
         assert self.card
+        if self.profile == Profile.MINIMAL:
+            return f"{text} Switch options off, or use a card with a larger chip."
         known = {one.profile: one for one in Build.objects.known_sizes(self.card, self.target)}
         minimal = known.get(Profile.MINIMAL)
-        if self.profile == Profile.MINIMAL:
-            return f"{text} Leave out options, or use a card with a larger chip."
         if minimal and minimal.fits(self.chip_size):
             return f"{text} The profile “minimal” fits: it {minimal}."
-        return f"{text} Build the profile “minimal”, which leaves out what a rescue does not need."
+        return f"{text} Build the profile “minimal”: it has only the features that a rescue needs."
 
     def too_large_for(self, chip_size: int) -> str:
-        """Why this ROM does not go into a chip of so many bytes; empty where it does."""
-        if self.size is None or self.size <= chip_size:
-            return ""
-        return f"The ROM has {self.size:,} bytes, and the chip of this card {chip_size:,}."
+        """The message for a chip that is too small for this ROM; empty if the ROM fits."""
+        return _too_large(self.size, chip_size) if self.size is not None and self.size > chip_size else ""
 
     def snapshot(self) -> dict[str, Any]:
         return {
@@ -320,3 +317,7 @@ class Build(Job):
             "banner": self.banner,
             "script_sha256": self.script_sha256,
         }
+
+
+def _too_large(size: int, chip_size: int) -> str:
+    return f"The ROM has {size:,} bytes, but the chip of this card has only {chip_size:,}."

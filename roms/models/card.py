@@ -1,8 +1,10 @@
-"""Models of network cards: what iPXE can be built for, and what flashrom can write to."""
+"""Models of network cards: the cards that iPXE supports, and those that flashrom can write to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 from django.core.validators import RegexValidator
@@ -20,31 +22,26 @@ if TYPE_CHECKING:
     from roms.models.station import Station
 
 PCI_ID = r"[0-9a-f]{4}:[0-9a-f]{4}"
-#: Of the practice chip, in bytes.
+#: The size of the practice chip, in bytes.
 PRACTICE_SIZE = 64 << 10
-#: What iPXE's tree and flashrom know of a card.
-_OF_THE_TREE = ("name", "driver", "rom_name", "programmer", "conflict")
+#: The fields that come from iPXE's source and flashrom.
+_TREE_FIELDS = ("name", "driver", "rom_name", "programmer", "conflict")
 
 
 class CardQuerySet(models.QuerySet["Card"]):
     def named(self, text: str) -> CardQuerySet:
-        """Those of which every word of `text` is part of the name, the PCI id, the driver or the programmer."""
+        """The cards that have every word of `text` in their name, PCI ID, key, driver or programmer."""
         found = self
         for word in text.split():
-            found = found.filter(
-                Q(name__icontains=word)
-                | Q(pci_id__icontains=word)
-                | Q(slug__icontains=word)
-                | Q(driver__icontains=word)
-                | Q(programmer__icontains=word)
-            )
+            fields = ("name", "pci_id", "slug", "driver", "programmer")
+            found = found.filter(reduce(or_, (Q(**{f"{field}__icontains": word}) for field in fields)))
         return found
 
     def flashable(self) -> CardQuerySet:
         return self.exclude(programmer="")
 
     def load_curated(self) -> None:
-        """Take the list that comes with the site; what staff added or know better stays as it is."""
+        """Load the list that comes with the site. Cards that staff added or changed stay as they are."""
         for known in ipxe_cards.load_curated():
             values = {
                 "pci_id": known.id,
@@ -60,10 +57,9 @@ class CardQuerySet(models.QuerySet["Card"]):
                 self.filter(pk=card.pk).exclude(**values).update(**values)
 
     def load_tree(self, catalogue: Iterable[CatalogueCard], flashable: Iterable[SupportedCard] = ()) -> int:
-        """Take the cards that iPXE's tree can be built for, with flashrom's programmers; returns how
-        many cards there are.
+        """Load the cards that iPXE supports, with flashrom's programmers; return the number of all cards.
 
-        Names and chip sizes of cards that we know better stay.
+        Cards from other sources keep their names and programmers.
         """
         programmers = {one.id: one.programmer for one in reached(flashable).values()}
         known = {card.slug: card for card in self.all()}
@@ -72,16 +68,16 @@ class CardQuerySet(models.QuerySet["Card"]):
             conflict = ", ".join(found.drivers) if found.is_ambiguous else ""
             is_new = found.id not in known
             card = Card(slug=found.id, pci_id=found.id, origin=Card.Origin.TREE) if is_new else known[found.id]
-            before = [getattr(card, name) for name in _OF_THE_TREE]
+            before = [getattr(card, name) for name in _TREE_FIELDS]
             if card.origin == Card.Origin.TREE:
                 card.name, card.programmer = found.name[:200], programmers.get(found.id, card.programmer)
             card.driver, card.rom_name, card.conflict = card.driver or found.driver, found.image[:60], conflict
             if is_new:
                 new.append(card)
-            elif before != [getattr(card, name) for name in _OF_THE_TREE]:
+            elif before != [getattr(card, name) for name in _TREE_FIELDS]:
                 changed.append(card)
         self.bulk_create(new, batch_size=200, ignore_conflicts=True)
-        self.bulk_update(changed, _OF_THE_TREE, batch_size=200)
+        self.bulk_update(changed, _TREE_FIELDS, batch_size=200)
         return len(known) + len(new)
 
 
@@ -89,26 +85,26 @@ class Card(models.Model):
     """A model of network card."""
 
     class Origin(models.TextChoices):
-        CURATED = "curated", "delivered with the site"
-        TREE = "tree", "iPXE's source tree"
-        OWN = "own", "added here"
+        CURATED = "curated", "the list that comes with the site"
+        TREE = "tree", "iPXE's source"
+        OWN = "own", "added or changed by staff"
 
-    #: The PCI id, but for the practice card, which has that of a real one.
+    #: The PCI ID; the practice card has its own key, and the PCI ID of a real card.
     slug = models.CharField(
-        "id",
+        "key",
         max_length=40,
         unique=True,
-        validators=[RegexValidator(r"\A[a-z0-9:-]+\Z", "Write lower-case letters, digits, “:” and “-”.")],
+        validators=[RegexValidator(r"\A[a-z0-9:-]+\Z", "Use only lower-case letters, digits, “:” and “-”.")],
     )
     pci_id = models.CharField(
-        "PCI id",
+        "PCI ID",
         max_length=9,
-        validators=[RegexValidator(rf"\A{PCI_ID}\Z", "Write vendor and device like 8086:1229.")],
+        validators=[RegexValidator(rf"\A{PCI_ID}\Z", "Write the vendor and the device, for example 8086:1229.")],
     )
     name = models.CharField(max_length=200)
     driver = models.CharField("iPXE driver", max_length=60, blank=True)
     rom_name = models.CharField("iPXE ROM", max_length=60, blank=True)
-    #: From a closed list; of the practice card, which nobody makes or changes, flashrom's dummy.
+    #: One of a closed list; flashrom's dummy programmer for the practice card.
     programmer = models.CharField(
         "flashrom programmer",
         max_length=20,
@@ -116,10 +112,12 @@ class Card(models.Model):
         choices=[(name, name) for name in NIC_PROGRAMMERS],
         help_text="Empty: flashrom cannot write to it.",
     )
-    chip_size = models.PositiveIntegerField(null=True, blank=True, help_text="In bytes; empty: found when flashing.")
-    #: Other drivers that claim the same id in iPXE's tree.
+    chip_size = models.PositiveIntegerField(
+        null=True, blank=True, help_text="In bytes. Empty: the flash job finds the size."
+    )
+    #: The drivers in iPXE's source that claim this card, if there are several.
     conflict = models.CharField(max_length=200, blank=True)
-    notes = models.TextField(blank=True, help_text="What to know before flashing it.")
+    notes = models.TextField(blank=True, help_text="What staff should know before they flash this card.")
     origin = models.CharField(max_length=7, choices=Origin, default=Origin.OWN, editable=False)
 
     objects = CardQuerySet.as_manager()
@@ -143,7 +141,7 @@ class Card(models.Model):
 
     @property
     def is_practice(self) -> bool:
-        """Whether it is no card at all, but a file of the site's own. Its key is reserved."""
+        """Whether this is the practice card: its chip is a file of the site. Its key is reserved."""
         return self.slug == ipxe_cards.PRACTICE
 
     @property
@@ -151,25 +149,25 @@ class Card(models.Model):
         return bool(self.programmer)
 
     def programmer_at(self, station: Station) -> Programmer | PracticeChip:
-        """What flashrom reaches its chip through. Raises WrongProgrammerError, whatever the database holds."""
+        """The programmer for this card at a station. Raises WrongProgrammerError for a name that is not listed."""
         if self.is_practice:
             return PracticeChip(station.practice_chip, self.chip_size or PRACTICE_SIZE)
         return Programmer(self.programmer)
 
     @property
     def target(self) -> str:
-        """The driver part of a build target: the PCI id, which also gets into the ROM."""
+        """The driver part of a build target, for example 80861229. iPXE writes this PCI ID into the ROM."""
         return self.pci_id.replace(":", "")
 
     def clean(self) -> None:
         errors: dict[str, Any] = {}
         if self.is_practice:
-            errors["slug"] = f"“{ipxe_cards.PRACTICE}” is the site's own card, which stays as it is. Choose another id."
+            errors["slug"] = f"The key “{ipxe_cards.PRACTICE}” is reserved for the practice card. Choose another key."
         if self.chip_size is not None and (self.chip_size < 1024 or self.chip_size % 1024):
-            errors["chip_size"] = "A chip has whole KiB: 65536 for 64 KiB."
+            errors["chip_size"] = "Write a multiple of 1024 bytes, for example 65536 for 64 KiB."
         raise_if_errors(errors)
 
     def snapshot(self) -> dict[str, Any]:
-        """The card as audit entries show it."""
+        """The values for audit entries."""
         names = ("slug", "pci_id", "name", "driver", "programmer", "chip_size", "notes")
         return {name: getattr(self, name) for name in names}

@@ -1,10 +1,10 @@
-"""What builds and flash jobs share: the life of a job that a worker runs.
+"""The base of builds and flash jobs: the states of a job that a worker runs.
 
-    queued ──claimed──> running ──> succeeded | failed (the tool said no) | errored (we did) | cancelled
-                           └── its worker is gone ──> lost
+    queued ──claimed──> running ──> succeeded | failed (the tool failed) | errored (the site failed) | cancelled
+                           └── its worker stopped ──> lost
 
-Each change is one conditional update on what the job was, so of two that race one finds itself late. A worker proves
-that it lives by a heartbeat; a job whose heartbeat has stopped counts as lost from then on, on reading.
+Each change is one conditional update. If two changes race, only one of them succeeds. The worker of a running job
+stores a heartbeat. A job without a recent heartbeat counts as lost, even before the database says so.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from django.utils import timezone
 
 from machines.models import Actor, AuditEntry, Machine
 
-#: A worker's sign of life.
+#: How often a worker stores the heartbeat of its job.
 HEARTBEAT = timedelta(seconds=5)
-#: Without one for so long its job is lost.
+#: A running job without a heartbeat for this long is lost.
 LOST_AFTER = timedelta(seconds=45)
 
 
@@ -39,18 +39,18 @@ class JobState(models.TextChoices):
     LOST = "lost"
 
 
-#: Those in which nothing happens any more.
+#: The states of a job that has ended.
 FINISHED = (JobState.SUCCEEDED, JobState.FAILED, JobState.SITE_ERROR, JobState.CANCELLED, JobState.LOST)
 
 
 def worker_identity() -> str:
-    """A name for this run of this worker process, which no other has."""
+    """A unique name for this run of this process."""
     return f"{socket.gethostname()[:60]}/{os.getpid()}/{secrets.token_hex(6)}"
 
 
 class JobQuerySet(models.QuerySet[Any]):
     def with_status(self, *states: str, now: datetime | None = None) -> Self:
-        """Those whose `Job.status_at` at `now` is one of `states`."""
+        """The jobs that have one of these effective states at `now`, as `Job.status_at` computes them."""
         given_up = Q(state=JobState.RUNNING, heartbeat_at__lt=(now or timezone.now()) - LOST_AFTER)
         effective = Case(When(given_up, then=Value(JobState.LOST)), default=F("state"), output_field=models.CharField())
         return self.alias(effective=effective).filter(effective__in=states)
@@ -59,17 +59,17 @@ class JobQuerySet(models.QuerySet[Any]):
         return self.with_status(JobState.QUEUED, JobState.RUNNING, now=now)
 
     def next_queued(self) -> Any:
-        """The job that has waited for longest; None where none waits."""
+        """The oldest queued job; None if none is queued."""
         return self.filter(state=JobState.QUEUED).order_by("created_at", "pk").first()
 
     def settle_lost(self, now: datetime | None = None) -> int:
-        """Store as lost the jobs whose workers have gone; returns how many. Nothing depends on it being called."""
+        """Store the state of lost jobs; return their number. Readers compute this state anyway."""
         now = now or timezone.now()
         gone = self.filter(state=JobState.RUNNING, heartbeat_at__lt=now - LOST_AFTER)
         return sum(job.settle_lost(now) for job in gone)
 
     def prune(self, before: datetime) -> int:
-        """Remove finished jobs from before a time, with their logs; those that something refers to stay."""
+        """Delete jobs that finished before a time, with their logs, unless something refers to them."""
         removed = 0
         for job in self.filter(state__in=FINISHED, finished_at__lt=before):
             log = job.log_path
@@ -84,16 +84,16 @@ class JobQuerySet(models.QuerySet[Any]):
 
 
 class Job(models.Model):
-    """One piece of work for a worker, and the record of how it went."""
+    """A job for a worker, with its results."""
 
     state = models.CharField(max_length=9, choices=JobState, default=JobState.QUEUED, editable=False)
-    #: What a running job is at, in its own words; empty before and after.
+    #: The current phase of a running job.
     phase = models.CharField(max_length=20, blank=True, editable=False)
-    #: How much is done, of 1.
+    #: The part that is done, from 0 to 1.
     progress = models.FloatField(default=0.0, editable=False)
-    #: What went wrong and what to do, for a person.
+    #: The error message: what went wrong, and what to do.
     error = models.TextField(blank=True, editable=False)
-    #: It takes longer than it should, and must not be stopped.
+    #: Whether the job takes longer than expected but must not be stopped.
     overdue = models.BooleanField(default=False, editable=False)
 
     requested_by = models.ForeignKey(
@@ -104,7 +104,7 @@ class Job(models.Model):
     started_at = models.DateTimeField(null=True, blank=True, editable=False)
     finished_at = models.DateTimeField(null=True, blank=True, editable=False)
 
-    #: Which worker runs it, and when it last said so.
+    #: The worker that runs the job, and its last heartbeat.
     worker = models.CharField(max_length=100, blank=True, editable=False)
     heartbeat_at = models.DateTimeField(null=True, blank=True, editable=False)
     cancel_requested_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -115,15 +115,15 @@ class Job(models.Model):
     class Meta:
         abstract = True
 
-    #: In audit entries and log names: build, flash.
+    #: The name in audit entries and names of log files: build or flash.
     kind = "job"
-    #: The fields in which somebody says what is to be done.
+    #: The fields of the order.
     INPUT_FIELDS: tuple[str, ...] = ()
 
     # Reading
 
     def status_at(self, now: datetime | None = None) -> JobState:
-        """The state at `now`: the stored one, unless its worker has gone."""
+        """The effective state at `now`: the stored one, or lost if the heartbeat has stopped."""
         stopped = self.heartbeat_at and self.heartbeat_at < (now or timezone.now()) - LOST_AFTER
         if self.state == JobState.RUNNING and stopped:
             return JobState.LOST
@@ -131,7 +131,7 @@ class Job(models.Model):
 
     @property
     def problem(self) -> str:
-        """What went wrong and what to do, for a person."""
+        """The error message, also for a job that is lost but not yet stored as lost."""
         return self.error or (self.lost_message() if self.status_at() == JobState.LOST else "")
 
     @property
@@ -140,7 +140,7 @@ class Job(models.Model):
 
     @property
     def duration(self) -> timedelta | None:
-        """How long it has run, or took."""
+        """How long the job ran, or has run so far."""
         if self.started_at is None:
             return None
         return (self.finished_at or self.heartbeat_at or timezone.now()) - self.started_at
@@ -150,9 +150,9 @@ class Job(models.Model):
         return Path(settings.RESCUESITE_DATA_DIR) / "job-logs" / f"{self.kind}-{self.pk}.log"
 
     def log_from(self, offset: int = 0, limit: int = 256 << 10) -> tuple[str, int]:
-        """The log's text from a byte offset on, at most `limit` bytes, and the offset behind it.
+        """At most `limit` bytes of the log from a byte offset on, as text, and the offset of what follows.
 
-        Without an offset the end of a long log is what is wanted: a negative one counts from there.
+        A negative offset counts from the end of the log.
         """
         try:
             with self.log_path.open("rb") as file:
@@ -164,14 +164,14 @@ class Job(models.Model):
             return "", 0
         return readable(raw), start + len(raw)
 
-    # Asking for it
+    # Ordering
 
     def again(self) -> Self:
-        """A new job of the same order, not submitted."""
+        """A new job with the same order, not submitted."""
         return type(self)(**{name: getattr(self, name) for name in self.INPUT_FIELDS})
 
     def submit(self, actor: Actor) -> Self:
-        """Check and store this new job, which is then queued, with its audit entry. Raises ValidationError."""
+        """Check this new job, and store it as queued, with an audit entry. Raises ValidationError."""
         self.requested_by_id = actor.user_pk
         self.requested_by_name = actor.name
         self.full_clean()
@@ -181,20 +181,20 @@ class Job(models.Model):
         return self
 
     def snapshot(self) -> dict[str, Any]:
-        """The job's order as audit entries show it."""
+        """The order, for audit entries."""
         return {}
 
     def record(self, what: str, actor: Actor | None = None, **fields: Any) -> None:
-        """Leave an audit entry."""
+        """Store an audit entry."""
         entry = {"subject": f"{self.kind} {self.pk}", "machine": self.audit_machine(), **fields}
         AuditEntry.objects.record(f"{self.kind}_{what}", actor=actor, **entry)
 
     def audit_machine(self) -> Machine | None:
-        """Whose timeline the job belongs to."""
+        """The machine that shows this job in its timeline."""
         return None
 
     def cancel(self, actor: Actor) -> bool:
-        """Cancel a queued job at once, or ask the worker of a running one to; False where it is finished."""
+        """Cancel a queued job, or ask the worker to stop a running one; False if the job has finished."""
         now = timezone.now()
         with transaction.atomic():
             waiting = self.change(
@@ -203,7 +203,7 @@ class Job(models.Model):
                 finished_at=now,
                 cancel_requested_at=now,
                 cancel_requested_by=actor.name,
-                error="Cancelled before it began.",
+                error="Cancelled before it started.",
             )
             asked = waiting or self.change(
                 Q(state=JobState.RUNNING), cancel_requested_at=now, cancel_requested_by=actor.name
@@ -213,10 +213,10 @@ class Job(models.Model):
         self.refresh_from_db()
         return asked
 
-    # What workers do
+    # For workers
 
     def claim(self, worker: str) -> bool:
-        """Begin to run this job; False where another worker has, or it was cancelled."""
+        """Start to run this job; False if another worker claimed it, or somebody cancelled it."""
         now = timezone.now()
         claimed = self.change(
             Q(state=JobState.QUEUED), state=JobState.RUNNING, worker=worker, started_at=now, heartbeat_at=now
@@ -226,16 +226,16 @@ class Job(models.Model):
         return claimed
 
     def beat(self, **progress: Any) -> bool:
-        """Say that this job's worker lives, and how far it is; False where the job is not this worker's any more."""
+        """Store a heartbeat and the progress; False if the job no longer belongs to this worker."""
         return self.change(self.mine(), heartbeat_at=timezone.now(), **progress)
 
     def should_stop(self) -> bool:
-        """Whether somebody asked to cancel, or the job is not this worker's any more."""
+        """Whether somebody asked to cancel the job, or it no longer belongs to this worker."""
         row = self._rows().filter(self.mine()).values_list("cancel_requested_at").first()
         return row is None or row[0] is not None
 
     def finish(self, state: JobState, error: str = "", **results: Any) -> bool:
-        """Store how it ended. A worker that was taken for gone and comes back knows better than whoever gave it up."""
+        """Store the end of the job, even if it is stored as lost: this worker knows the real result."""
         now = timezone.now()
         with transaction.atomic():
             finished = self.change(
@@ -255,10 +255,10 @@ class Job(models.Model):
         return finished
 
     def after_finish(self) -> None:
-        """What else changes, in the same transaction, once the job has its end."""
+        """A hook for further changes in the transaction that stores the end."""
 
     def settle_lost(self, now: datetime) -> bool:
-        """Store that this job's worker has gone."""
+        """Store that this job is lost."""
         with transaction.atomic():
             lost = self.change(
                 Q(state=JobState.RUNNING, worker=self.worker, heartbeat_at__lt=now - LOST_AFTER),
@@ -272,27 +272,28 @@ class Job(models.Model):
         return lost
 
     def lost_message(self) -> str:
-        """What to do where the worker has gone, for a person."""
-        return "Its worker has gone while it ran. Look at the log, then retry."
+        """The error message of a lost job."""
+        return "The worker stopped while it ran the job. Read the log, then retry."
 
     @staticmethod
     def not_cancelled() -> Q:
-        """Nobody has asked to cancel it."""
+        """The condition that nobody asked to cancel the job."""
         return Q(cancel_requested_at__isnull=True)
 
     def mine(self) -> Q:
+        """The condition that this worker still runs the job."""
         return Q(state=JobState.RUNNING, worker=self.worker)
 
     def _rows(self) -> models.QuerySet[Any]:
         return type(self)._default_manager.filter(pk=self.pk)
 
     def change(self, condition: Q, **values: Any) -> bool:
-        """One conditional update; False where the condition holds no more."""
+        """Update the job if the condition holds; False if it does not hold."""
         return self._rows().filter(condition).update(**values) > 0
 
 
 def _whole(raw: bytes) -> bytes:
-    """Without the beginning of a character, or of a line's end, whose rest is still to come."""
+    """The bytes without an incomplete character or line end at the end."""
     for length in range(1, min(4, len(raw)) + 1):
         lead = raw[-length]
         if lead & 0xC0 == 0x80:
@@ -305,6 +306,6 @@ def _whole(raw: bytes) -> bytes:
 
 
 def readable(raw: bytes) -> str:
-    """A program's output as text: what overwrites a line or drives a terminal is left out."""
+    """A program's output as text, without control characters."""
     text = raw.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
     return "".join(c for c in text if c in "\n\t" or c.isprintable())

@@ -1,4 +1,4 @@
-"""The ledger: which card of which machine holds which ROM, since when, and who put it there."""
+"""Installed ROMs: which card of which machine holds which ROM, since when, and who flashed it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 class InstalledROMQuerySet(models.QuerySet["InstalledROM"]):
     def flashed(self, job: FlashJob) -> InstalledROM:
-        """Note what a flash job has just put into a card."""
+        """Store what a flash job wrote into a card."""
         build = job.build
         if build is None:
-            # What is written back may be an earlier build of ours.
+            # The restored contents may be an earlier build of this site.
             known = self.filter(sha256=job.written_sha256, build__isnull=False).select_related("build").first()
             build = known.build if known else None
         values: dict[str, Any] = {
@@ -42,11 +42,11 @@ class InstalledROMQuerySet(models.QuerySet["InstalledROM"]):
         return installed
 
     def with_outdated(self) -> Self:
-        """Each with `is_outdated`."""
+        """The rows with `is_outdated`."""
         return self.annotate(is_outdated=Exists(InstalledROM.objects.outdated().filter(pk=OuterRef("pk"))))
 
     def outdated(self) -> InstalledROMQuerySet:
-        """Those whose embedded script is not that of the latest build for such a card."""
+        """The rows for which a later build of the same card has another script."""
         newer = Build.objects.filter(
             state=JobState.SUCCEEDED,
             card__pci_id=OuterRef("card__pci_id"),
@@ -56,7 +56,7 @@ class InstalledROMQuerySet(models.QuerySet["InstalledROM"]):
 
 
 class InstalledROM(models.Model):
-    """What one card holds."""
+    """The ROM in one card."""
 
     machine = models.ForeignKey(
         Machine,
@@ -64,13 +64,17 @@ class InstalledROM(models.Model):
         null=True,
         blank=True,
         related_name="installed_roms",
-        help_text="Empty: the card is not installed in a machine.",
+        help_text="Empty: the card is in no machine.",
     )
     card = models.ForeignKey(Card, on_delete=models.PROTECT, related_name="installed")
-    mac = MACAddressField("MAC address", blank=True, help_text="Where a machine has several such cards.")
+    mac = MACAddressField(
+        "MAC address", blank=True, help_text="Only needed if the machine has several cards of this model."
+    )
     build = models.ForeignKey(Build, on_delete=models.PROTECT, null=True, blank=True, related_name="installed")
     sha256 = models.CharField("SHA-256 of the chip", max_length=64, blank=True)
-    description = models.CharField(max_length=200, blank=True, help_text="What it is, if this site did not build it.")
+    description = models.CharField(
+        max_length=200, blank=True, help_text="The contents of the chip, if this site did not build them."
+    )
     since = models.DateTimeField(default=timezone.now)
     by = models.CharField("flashed by", max_length=150, blank=True)
     flash_job = models.ForeignKey(
@@ -88,12 +92,12 @@ class InstalledROM(models.Model):
                 fields=["machine", "card", "mac"],
                 condition=Q(machine__isnull=False),
                 name="one_rom_per_card_of_a_machine",
-                violation_error_message="The ledger has this machine's card already; name their MAC addresses.",
+                violation_error_message="This machine already has a row for this card. Enter the MAC addresses.",
             )
         ]
 
     def __str__(self) -> str:
-        return f"{self.card.slug} in {self.machine}" if self.machine else f"{self.card.slug}, not installed"
+        return f"{self.card.slug} in {self.machine}" if self.machine else f"{self.card.slug}, not in a machine"
 
     def snapshot(self) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""Stations: hosts with cards plugged in, where a worker runs flash jobs."""
+"""Stations: hosts with network cards, where a worker runs flash jobs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from django.db import models
 from django.utils import timezone
 
 LOCAL = "local"
-#: A station whose worker has not shown up for so long has none.
+#: A station has no worker if its worker was not seen for this long.
 ABSENT_AFTER = timedelta(seconds=60)
 
 
 class StationQuerySet(models.QuerySet["Station"]):
     def seen(self, name: str) -> None:
-        """A worker for the station `name` runs; the first one makes the station. Raises ValidationError.
+        """Store that the worker of a station runs, and create the station if it is new. Raises ValidationError.
 
-        A name becomes part of paths.
+        The check matters: the name becomes part of file names.
         """
         Station._meta.get_field("name").clean(name, None)
         now = timezone.now()
@@ -29,7 +29,7 @@ class StationQuerySet(models.QuerySet["Station"]):
 
 
 class Station(models.Model):
-    """A host with cards plugged in."""
+    """A host with network cards."""
 
     name = models.CharField(
         max_length=40,
@@ -49,12 +49,12 @@ class Station(models.Model):
 
     @property
     def lock_path(self) -> Path:
-        """Held by whatever works on this host's cards."""
+        """The lock that a flash job holds while it works on this host's cards."""
         return Path(settings.RESCUESITE_DATA_DIR) / "stations" / f"{self.name}.lock"
 
     @property
     def practice_chip(self) -> Path:
-        """The file that is the practice card's chip here."""
+        """The file that acts as the chip of the practice card."""
         return Path(settings.RESCUESITE_DATA_DIR) / "stations" / f"{self.name}-practice.bin"
 
     def has_worker(self, now: datetime | None = None) -> bool:

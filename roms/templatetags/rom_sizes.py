@@ -7,5 +7,5 @@ register = template.Library()
 
 @register.filter
 def thousands(number: int | None) -> str:
-    """65,536."""
+    """The number with separators, as in 65,536."""
     return "" if number is None else f"{number:,}"

@@ -1,1 +1,1 @@
-"""The programs that make and flash ROMs. No Django."""
+"""Builds and flashes ROMs with external programs. No Django."""

@@ -1,8 +1,8 @@
-"""Option ROMs: what is in one, whether it fits a card and its chip, and padding it to the chip's size. Pure.
+"""Reads option ROMs, checks whether they fit a card and its chip, and pads them. Pure.
 
-The format: PCI Firmware Specification 3.0 section 5.1, UEFI 2.10 section 14.4.2, and iPXE's src/util/Option/ROM.pm,
-whose output for the same bytes agrees with this reader's. What is kept here besides: the three headers that iPXE
-puts into its BIOS images, and the second half of its .mrom files, which a BIOS never sees.
+The format: PCI Firmware Specification 3.0 section 5.1, UEFI 2.10 section 14.4.2, and iPXE's src/util/Option/ROM.pm.
+The tests compare the results with ROM.pm. This module also reads the three headers that iPXE adds to its BIOS images,
+and the second half of its .mrom files, which a BIOS never sees.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-#: Lengths in an option ROM are counted in these.
+#: The unit of lengths in an option ROM, in bytes.
 BLOCK = 512
-#: What flash chips read as when erased.
+#: The value of each byte in an erased flash chip.
 ERASED = 0xFF
 
 _SIGNATURE = b"\x55\xaa"
@@ -27,16 +27,16 @@ _MAX_TEXT = 64
 
 
 class OptionROMError(ValueError):
-    """The bytes are no option ROM, or not one that fits; the message says why, for a person."""
+    """The bytes are not a valid option ROM, or the ROM does not fit. The message says why."""
 
 
 class CodeType(enum.IntEnum):
-    """What an image is written for."""
+    """The platform of an image."""
 
     X86 = 0
     OPEN_FIRMWARE = 1
     EFI = 3
-    #: The second half of an iPXE .mrom: firmware skips it, the first half fetches it.
+    #: The second half of an iPXE .mrom. Firmware skips it; the first half loads it.
     HIDDEN = 0xFF
 
 
@@ -54,20 +54,20 @@ MACHINES = {
 
 @dataclass(frozen=True)
 class Image:
-    """One image of an option ROM. Offset and length are in bytes; texts are printable and bounded."""
+    """One image of an option ROM. Offset and length are in bytes. Texts are printable and short."""
 
     offset: int
     length: int
     code_type: CodeType
     vendor: int
     device: int
-    #: Further devices of the same vendor (PCI 3.0), the first one usually among them.
+    #: Further devices of the same vendor (PCI 3.0). The list usually includes `device`.
     devices: tuple[int, ...]
     pcir_revision: int
     #: Base class, subclass and programming interface: 0x020000 is Ethernet.
     class_code: int
     last: bool
-    #: Whether its bytes add up to zero. They must in an image for a BIOS; iPXE sees to it in its EFI images too.
+    #: Whether the sum of all bytes is zero. BIOS images need this; iPXE also does it for EFI images.
     sums_to_zero: bool
     #: EFI only: the PE machine type, and whether the program is compressed.
     machine: int | None = None
@@ -75,16 +75,16 @@ class Image:
     #: BIOS only, from the PnP header.
     manufacturer: str = ""
     product: str = ""
-    #: BIOS only, from iPXE's own header: the same for the same sources, options and script.
+    #: BIOS only, from iPXE's own header. It depends on the sources, the options and the script.
     build_id: int | None = None
 
     def is_for(self, vendor: int, device: int) -> bool:
-        """Whether firmware starts it for this card."""
+        """Whether firmware starts this image for this card."""
         return self.vendor == vendor and device in {self.device, *self.devices}
 
     @property
     def kind(self) -> str:
-        """What starts it, in words."""
+        """The firmware that starts this image, as text."""
         if self.code_type is CodeType.EFI:
             return f"UEFI ({MACHINES.get(self.machine or 0, f'machine {self.machine:#06x}')})"
         return {CodeType.X86: "BIOS", CodeType.OPEN_FIRMWARE: "Open Firmware"}.get(self.code_type, "hidden half")
@@ -92,14 +92,14 @@ class Image:
 
 @dataclass(frozen=True)
 class OptionROM:
-    """A whole option ROM: its images, and how many bytes of padding follow the last one."""
+    """A complete option ROM: its images, and the number of padding bytes after the last one."""
 
     images: tuple[Image, ...]
     padding: int
 
     @property
     def size(self) -> int:
-        """How many bytes the images take."""
+        """The size of all images in bytes, without padding."""
         return self.images[-1].offset + self.images[-1].length
 
     @property
@@ -112,40 +112,36 @@ class OptionROM:
 
     @property
     def build_id(self) -> int | None:
-        """iPXE's build id; None where no image for a BIOS has one."""
+        """iPXE's build ID; None if no BIOS image has one."""
         return next((image.build_id for image in self.images if image.build_id is not None), None)
 
     @property
     def kinds(self) -> str:
-        """What can start it, in words: “BIOS and UEFI (x64)”."""
+        """The firmware that can start this ROM, for example “BIOS and UEFI (x64)”."""
         kinds = (image.kind for image in self.images if image.code_type is not CodeType.HIDDEN)
         return " and ".join(dict.fromkeys(kinds))
 
 
 def read(data: bytes) -> OptionROM:
-    """Read all images of an option ROM, padded or not.
+    """Read all images of an option ROM, with or without padding.
 
-    Raises OptionROMError for everything that a BIOS or a UEFI would not start, among it a checksum that is wrong. One
-    is not checked in EFI images: their specification asks for none, and though iPXE's add up to zero, one that has been
-    joined with another behind it no longer does. `sums_to_zero` tells. The hidden half of an .mrom has none either.
+    Raises OptionROMError for a ROM that a BIOS or UEFI would not start, for example because of a wrong checksum. EFI
+    images and the hidden half of an .mrom need no checksum, so `read` does not check it there; see `sums_to_zero`.
     """
     images: list[Image] = []
     while not images or not images[-1].last:
         images.append(_image(data, images))
     end = images[-1].offset + images[-1].length
-    # The first character that is neither 00 nor ff ends what is stripped on either side.
+    # strip() leaves any byte that is neither 00 nor ff.
     if data[end:].strip(b"\x00\xff"):
-        raise OptionROMError(
-            f"Behind its last image, at {end:#x}, the ROM holds something that is not padding (bytes ff or 00)."
-        )
+        raise OptionROMError(f"After the last image, at {end:#x}, the ROM has bytes other than padding (ff or 00).")
     return OptionROM(tuple(images), len(data) - end)
 
 
 def problems(data: bytes, vendor: int, device: int, chip_size: int | None = None) -> list[str]:
-    """Why this file is not to be written to that card: one sentence for each reason, none where it may be.
+    """The reasons why this ROM must not be written to this card, one sentence each; none if it may.
 
-    Without `chip_size` (in bytes) a ROM of any size is as good as another: whether a build is one is another question
-    than whether it fits.
+    `chip_size` is in bytes. Without it, the size of the chip is not checked.
     """
     try:
         rom = read(data)
@@ -155,24 +151,21 @@ def problems(data: bytes, vendor: int, device: int, chip_size: int | None = None
 
 
 def check_fits(data: bytes, vendor: int, device: int, chip_size: int | None = None) -> OptionROM:
-    """Read a ROM that is about to be written. Raises OptionROMError with all that `problems` finds."""
+    """Read a ROM for this card. Raises OptionROMError with everything that `problems` finds."""
     if found := problems(data, vendor, device, chip_size):
         raise OptionROMError(" ".join(found))
     return read(data)
 
 
 def pad(data: bytes, size: int) -> bytes:
-    """Fill up with ff, what an erased chip holds, to exactly `size` bytes.
-
-    Raises OptionROMError where there are more already: `dd conv=sync` would silently make it two blocks.
-    """
+    """Pad with ff, the value of an erased chip, to `size` bytes. Raises OptionROMError if the data is larger."""
     if too_large := _too_large(len(data), size):
         raise OptionROMError(too_large)
     return data + bytes([ERASED]) * (size - len(data))
 
 
 def identify(data: bytes) -> str:
-    """What a chip holds, in a few words for a person. Takes any bytes."""
+    """A short description of the contents of a chip. Accepts any bytes."""
     if not data:
         return "nothing at all"
     if len(set(data)) == 1:
@@ -184,7 +177,7 @@ def identify(data: bytes) -> str:
     made_for = f"for {rom.vendor:04x}:{rom.device:04x}, {rom.kinds}"
     used = f"{rom.size:,} of {len(data):,} bytes"
     if rom.build_id is not None:
-        return f"iPXE {made_for}, build id {rom.build_id:08x}, {used}"
+        return f"iPXE {made_for}, build ID {rom.build_id:08x}, {used}"
     names = " ".join(filter(None, (rom.images[0].manufacturer, rom.images[0].product)))
     return f"an option ROM {made_for}{f', “{names}”' if names else ''}, {used}"
 
@@ -194,37 +187,37 @@ def _identify_broken(data: bytes, error: OptionROMError) -> str:
         return "not an option ROM"
     pcir = _u16(data, 0x18) if len(data) >= _HEADER else 0
     if len(data) < pcir + _PCIR or data[pcir : pcir + 4] != b"PCIR":
-        return f"an option ROM that names no PCI card. {error}"
+        return f"an option ROM without a PCI card. {error}"
     whose = "iPXE" if b"iPXE" in data[:0x200] else "an option ROM"
     card = f"{_u16(data, pcir + 4):04x}:{_u16(data, pcir + 6):04x}"
-    return f"{whose} for {card} that does not read as a whole one. {error}"
+    return f"{whose} for {card}, incomplete or damaged. {error}"
 
 
 def _card_problems(rom: OptionROM, vendor: int, device: int) -> Iterator[str]:
     card = f"{vendor:04x}:{device:04x}"
     if not {CodeType.X86, CodeType.EFI}.intersection(image.code_type for image in rom.images):
-        yield "The ROM holds no image that a PC's firmware starts."
+        yield "The ROM has no image that the firmware of a PC starts."
     for number, image in enumerate(rom.images, 1):
         if image.code_type is CodeType.HIDDEN:
-            # Firmware never looks at it.
+            # Firmware never reads it.
             continue
         its = f"{image.vendor:04x}:{image.device:04x}"
         which = f"Image {number} of the ROM ({image.kind})"
         if not image.vendor:
-            yield f"{which} is made for no card ({its}), so no firmware starts it; build it for {card}."
+            yield f"{which} is not made for a card ({its}), so firmware never starts it. Build it for {card}."
         elif not image.is_for(vendor, device):
             others = "".join(f", {image.vendor:04x}:{other:04x}" for other in image.devices if other != image.device)
-            yield f"{which} is made for {its}{others}, and the card is {card}."
+            yield f"{which} is made for {its}{others}, but the card is {card}."
         if image.class_code >> 16 != _NETWORK:
             yield f"{which} is not for a network card (its class is {image.class_code:06x})."
-        # What joins images fixes the sum of an EFI image only where nothing follows.
+        # If another image follows, iPXE does not correct the sum of an EFI image.
         if image.code_type is CodeType.EFI and image.last and not image.sums_to_zero:
-            yield f"{which} is damaged: its bytes do not add up to zero, as iPXE makes them."
+            yield f"{which} is damaged: the sum of its bytes is not zero."
 
 
 def _size_problems(size: int, chip_size: int | None) -> Iterator[str]:
     if size % BLOCK:
-        yield f"The ROM has {size:,} bytes, and an option ROM has a multiple of {BLOCK}; it is not complete."
+        yield f"The ROM is incomplete: it has {size:,} bytes, which is not a multiple of {BLOCK}."
     if chip_size is not None and (too_large := _too_large(size, chip_size)):
         yield too_large
 
@@ -233,8 +226,8 @@ def _too_large(size: int, chip_size: int) -> str:
     if size <= chip_size:
         return ""
     return (
-        f"The ROM has {size:,} bytes, and the chip has room for {chip_size:,}: {size - chip_size:,} too many; "
-        "build it with fewer features."
+        f"The ROM has {size:,} bytes, {size - chip_size:,} more than the chip ({chip_size:,}). "
+        "Build it with fewer features."
     )
 
 
@@ -248,18 +241,18 @@ def _image(data: bytes, before: list[Image]) -> Image:
         raise OptionROMError(f"{what} has length zero.")
     if offset + length > len(data):
         raise OptionROMError(
-            f"{what} has {length:,} bytes, {offset + length - len(data):,} more than there are; it is cut off."
+            f"{what} is cut off: it should have {length:,} bytes, but {offset + length - len(data):,} are missing."
         )
     image = data[offset : offset + length]
     pcir -= offset
     if not _PCIR <= (header := _u16(image, pcir + 0x0A)) <= length - pcir:
-        raise OptionROMError(f"{what} has a PCI header of {header} bytes, which it cannot have.")
+        raise OptionROMError(f"{what} has a PCI header with the invalid size of {header} bytes.")
     try:
         code_type = CodeType(image[pcir + 0x14])
     except ValueError:
-        raise OptionROMError(f"{what} is of the unknown code type {image[pcir + 0x14]:#04x}.") from None
+        raise OptionROMError(f"{what} has the unknown code type {image[pcir + 0x14]:#04x}.") from None
     if code_type is CodeType.HIDDEN and (not before or before[-1].code_type is not CodeType.X86):
-        raise OptionROMError(f"{what} is the hidden half of a BIOS image, and that image is not before it.")
+        raise OptionROMError(f"{what} is the hidden half of a BIOS image, but that image is missing before it.")
     about: dict[str, Any] = {}
     if code_type is CodeType.X86:
         about = _about_bios(image, what)
@@ -267,7 +260,7 @@ def _image(data: bytes, before: list[Image]) -> Image:
         about = _about_efi(image, what)
     total = sum(image) % 256
     if total and code_type in {CodeType.X86, CodeType.OPEN_FIRMWARE}:
-        raise OptionROMError(f"{what} is damaged: the sum of its bytes is {total:#04x}, and must be 0x00.")
+        raise OptionROMError(f"{what} is damaged: the sum of its bytes is {total:#04x} instead of 0x00.")
     return Image(
         offset=offset,
         length=length,
@@ -284,26 +277,26 @@ def _image(data: bytes, before: list[Image]) -> Image:
 
 
 def _pcir(data: bytes, offset: int, before: int) -> int:
-    """Where the PCI data structure of the image at `offset` begins in `data`."""
+    """The position of the PCI data structure of the image at `offset`."""
     if data[offset : offset + 2] != _SIGNATURE:
         if not before:
-            raise OptionROMError("This is not an option ROM: it does not begin with the bytes 55 aa.")
+            raise OptionROMError("This is not an option ROM: it does not start with the bytes 55 aa.")
         raise OptionROMError(
-            f"Image {before} of the ROM is not marked as the last one, and no other begins where it ends ({offset:#x})."
+            f"Image {before} of the ROM is not marked as the last one, but no image follows at {offset:#x}."
         )
     what = f"Image {before + 1} of the ROM, at {offset:#x},"
     if len(data) < offset + _HEADER:
         raise OptionROMError(f"{what} is cut off within its header.")
     pointer = _u16(data, offset + 0x18)
     if pointer < _HEADER or offset + pointer + _PCIR > len(data):
-        raise OptionROMError(f"{what} has no PCI header: none can be at {pointer:#x}.")
+        raise OptionROMError(f"{what} has no PCI header: {pointer:#x} is not a valid position.")
     if data[offset + pointer : offset + pointer + 4] != b"PCIR":
-        raise OptionROMError(f"{what} has no PCI header: no “PCIR” is at {pointer:#x}.")
+        raise OptionROMError(f"{what} has no PCI header: “PCIR” is missing at {pointer:#x}.")
     return offset + pointer
 
 
 def _devices(image: bytes, pcir: int, what: str) -> tuple[int, ...]:
-    """The list of further devices; before revision 3 its pointer meant something else (vital product data)."""
+    """The list of further devices. Before revision 3 this pointer had another meaning (vital product data)."""
     pointer = _u16(image, pcir + 0x08)
     if image[pcir + 0x0C] < 3 or not pointer:
         return ()
@@ -312,7 +305,7 @@ def _devices(image: bytes, pcir: int, what: str) -> tuple[int, ...]:
         if not (device := _u16(image, at)):
             return tuple(devices)
         devices.append(device)
-    raise OptionROMError(f"{what} has a list of devices that does not end.")
+    raise OptionROMError(f"{what} has a list of devices without an end.")
 
 
 def _about_bios(image: bytes, what: str) -> dict[str, Any]:
@@ -332,24 +325,24 @@ def _about_bios(image: bytes, what: str) -> dict[str, Any]:
 
 def _about_efi(image: bytes, what: str) -> dict[str, Any]:
     if int.from_bytes(image[4:8], "little") != _EFI_SIGNATURE:
-        raise OptionROMError(f"{what} says that it is for UEFI, and lacks UEFI's signature.")
-    # The third byte is the lower half of a 16-bit length here, not a BIOS image's length.
+        raise OptionROMError(f"{what} is marked as a UEFI image, but UEFI's signature is missing.")
+    # In EFI images the length has 16 bits; in BIOS images it has 8.
     initialisation = _u16(image, 2) * BLOCK
     if not 0 < initialisation <= len(image):
         raise OptionROMError(
             f"{what} has two lengths: {initialisation:,} bytes in its first header, {len(image):,} in the PCI header."
         )
     if not _HEADER <= _u16(image, 0x16) < len(image):
-        raise OptionROMError(f"{what} has its program at {_u16(image, 0x16):#x}, where none can be.")
+        raise OptionROMError(f"{what} has its program at the invalid position {_u16(image, 0x16):#x}.")
     return {"machine": _u16(image, 0x0A), "compressed": _u16(image, 0x0C) != 0}
 
 
 def _header(
     image: bytes, pointer_at: int, signature: bytes, what: str, *, size_at: int, minimum: int, unit: int = 1
 ) -> int | None:
-    """Where one of the checksummed headers begins; None where there is none.
+    """The position of a header with a checksum; None if there is no such header.
 
-    Raises OptionROMError for one that is cut off, or does not add up to zero.
+    Raises OptionROMError if the header is cut off or damaged.
     """
     if pointer_at + 2 > len(image):
         return None
@@ -361,14 +354,14 @@ def _header(
         raise OptionROMError(f"{what} has a {name} header that is cut off.")
     size = image[at + size_at] * unit
     if size < minimum or at + size > len(image):
-        raise OptionROMError(f"{what} has a {name} header of {size} bytes, which it cannot have.")
+        raise OptionROMError(f"{what} has a {name} header with the invalid size of {size} bytes.")
     if sum(image[at : at + size]) % 256:
-        raise OptionROMError(f"{what} has a damaged {name} header: its bytes do not add up to zero.")
+        raise OptionROMError(f"{what} has a damaged {name} header: the sum of its bytes is not zero.")
     return at
 
 
 def _text(image: bytes, at: int) -> str:
-    """A text that ends with a zero byte; where `at` is zero there is none."""
+    """The text at this position, up to a zero byte; empty if the position is zero."""
     raw = image[at : at + _MAX_TEXT].partition(b"\0")[0] if at else b""
     return "".join(chr(byte) if 0x20 <= byte < 0x7F else "?" for byte in raw)
 

@@ -1,7 +1,7 @@
-"""Namespaces of its own for a program that runs what somebody else wrote: bubblewrap, see bwrap(1).
+"""Runs a program in its own namespaces with bubblewrap; see bwrap(1).
 
-It has no network, sees of the host's files no more than the system's programs and the folders that it is given, and
-when it ends, so does everything that it has started, in whatever session.
+The program has no network. It sees only the system's programs and the folders that it needs. When it ends, all of its
+processes end, also those in other sessions.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ PACKAGE = "bubblewrap"
 #: Seconds.
 _TRIAL = 30.0
 _NAMESPACES = ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
-#: Symbolic links into /usr, on most systems.
+#: On most systems these are symbolic links into /usr.
 _SYSTEM: tuple[str, ...] = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-#: What the system's programs read, and nothing else of /etc.
+#: The files in /etc that the system's programs need. Other files are not visible.
 _SETTINGS = ("alternatives", "group", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "nsswitch.conf", "passwd")
-#: A shell's way to tell of a signal, which bwrap has from it.
+#: bwrap returns these exit statuses for programs that a signal killed, as shells do.
 _SIGNALLED = range(129, 129 + 64)
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What a program sees of the host besides the system's programs; folders, under their own paths."""
+    """The folders that a program sees besides the system's programs, under their own paths."""
 
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
-    #: Folders that it must not see, should they lie among the system's programs.
+    #: Folders that the program must not see, even inside other visible folders.
     hidden: tuple[Path, ...] = ()
 
     def with_folders(self, readable: tuple[Path, ...], writable: tuple[Path, ...]) -> Sandbox:
-        """This one, with folders of the host's in it."""
+        """A copy with these visible folders."""
         return replace(self, readable=readable, writable=writable)
 
     def run(self, command: Sequence[str], *, cwd: Path | None = None, **arguments: Any) -> runner.Finished:
-        """As runner.run. Raises ProgramMissingError, AccountMissingError."""
+        """Like runner.run. Raises ProgramMissingError, AccountMissingError."""
 
         def inside(whole: list[str]) -> list[str]:
             return [*self._outside(cwd), *whole]
@@ -50,8 +50,8 @@ class Sandbox:
         return replace(finished, returncode=128 - code) if code in _SIGNALLED else finished
 
     def _outside(self, cwd: Path | None) -> list[str]:
-        """The command that a program's own is put behind."""
-        # SIGTERM reaches the whole group, and is for the program alone: it cleans up, and the namespaces end with it.
+        """The command line before the program."""
+        # SIGTERM goes to the whole process group. Only the program must handle it: it cleans up, then bwrap ends.
         env = runner.program_path("env")
         outside = [env, "--ignore-signal=TERM", runner.program_path(PROGRAM), "--die-with-parent", *_NAMESPACES]
         outside += [*_system(), "--proc", "/proc", "--dev", "/dev"]
@@ -79,18 +79,18 @@ def _system() -> list[str]:
 
 
 def _bound(option: str, path: Path) -> list[str]:
-    """A folder of the host's under its own path, and empty ones on the way to it."""
-    way = [argument for parent in reversed(path.parents) for argument in _folder(parent)]
-    return [*way, option, str(path), str(path)]
+    """Bind a folder under its own path, and create its parents."""
+    parents = [argument for parent in reversed(path.parents) for argument in _folder(parent)]
+    return [*parents, option, str(path), str(path)]
 
 
 def _folder(path: Path) -> list[str]:
-    """An empty folder on the way to others; made by the way, it would be root's alone where our umask says so."""
+    """Create an empty folder that everybody may read, whatever our umask is."""
     return ["--perms", "0755", "--dir", str(path)] if path.name else []
 
 
 def problem(user: str | None = None) -> str:
-    """Why there can be no namespaces here, as tried out; empty where there can. Raises AccountMissingError."""
+    """Try a sandbox. Returns why it does not work, empty if it works. Raises AccountMissingError."""
     try:
         finished = Sandbox().run(["true"], user=user, timeout=_TRIAL)
     except runner.ProgramMissingError as error:
@@ -98,4 +98,4 @@ def problem(user: str | None = None) -> str:
     if finished.returncode == 0:
         return ""
     lines = finished.output.decode(errors="replace").strip().splitlines()
-    return f"This host forbids it ({lines[-1][:200] if lines else f'status {finished.returncode}'})."
+    return f"This host does not allow namespaces ({lines[-1][:200] if lines else f'status {finished.returncode}'})."

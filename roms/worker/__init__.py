@@ -1,1 +1,1 @@
-"""What workers do: one job from its claim to its end, and the worker itself."""
+"""The worker, and how it runs a job."""

@@ -1,13 +1,10 @@
-"""A build in a worker: its order put to the toolchain, the ROM checked, and what comes of it stored."""
+"""Runs a build: calls the toolchain, checks the ROM, and stores the results."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
 from django.db import Error
@@ -21,25 +18,24 @@ from roms.toolchain.ipxe.cards import CardError
 from roms.toolchain.ipxe.make_output import ErrorKind, Listener
 from roms.toolchain.ipxe.source import SourceError, SourceTree
 from roms.toolchain.option_rom import OptionROMError, check_fits
-from roms.toolchain.runner import ProgramMissingError
 from roms.worker.running import ClaimedJob, logger
 
-#: What is wrong here, rather than with what was asked for.
-_OURS = {ErrorKind.SOURCE, ErrorKind.MISSING_TOOL, ErrorKind.DISK_FULL}
+#: The errors of the site. The others are errors of the order.
+_SITE_ERRORS = {ErrorKind.SOURCE, ErrorKind.MISSING_TOOL, ErrorKind.DISK_FULL}
 
 
 def builder() -> Builder:
-    """Builds from the site's source of iPXE, in its data directory."""
+    """The builder with the site's settings."""
     folder = Path(settings.RESCUESITE_DATA_DIR) / "ipxe"
     source = SourceTree(settings.RESCUESITE_IPXE_SOURCE, settings.RESCUESITE_IPXE_REF, folder)
     return Builder(source, folder, user=settings.RESCUESITE_BUILD_USER, hidden=Path(settings.RESCUESITE_DATA_DIR))
 
 
 class BuildRun(ClaimedJob[Build]):
-    """One build."""
+    """Runs one build."""
 
     model = Build
-    #: Why the disk has no room for this build; empty where it has.
+    #: Why the disk has no space for this build; empty if it has.
     _no_room = ""
 
     def work(self) -> None:
@@ -47,21 +43,22 @@ class BuildRun(ClaimedJob[Build]):
         if self._lacks_room():
             self._ended_without_room()
             return
-        self._results(ipxe_ref=settings.RESCUESITE_IPXE_REF)
+        self.results(ipxe_ref=settings.RESCUESITE_IPXE_REF)
         listener = Listener(
             log=self.log,
             phase=lambda phase: self.phase(str(phase)),
             progress=self.progress,
-            isolation=lambda sentence: self._results(isolation=sentence),
+            isolation=lambda sentence: self.results(isolation=sentence),
         )
-        with _folder() as folder:
+        temporary = tempfile.TemporaryDirectory(prefix="build-", dir=settings.RESCUESITE_DATA_DIR / "tmp")
+        with temporary as folder:
             maker = builder()
             try:
-                result = maker.build(self._request(), folder, listener, self.should_stop)
+                result = maker.build(self._request(), Path(folder), listener, self.should_stop)
             except BuildError as error:
                 self._failed(error)
                 return
-            self._results(
+            self.results(
                 ipxe_commit=result.commit,
                 commands=list(result.commands),
                 tool_versions=dict(result.tool_versions),
@@ -78,7 +75,7 @@ class BuildRun(ClaimedJob[Build]):
         self.end(JobState.SUCCEEDED, artifact=stored, sha256=stored.sha256)
 
     def should_stop(self) -> bool:
-        """Also where it takes the room that rescues need."""
+        """Whether to stop: also if the disk is nearly full, because rescues need the space."""
         return self._lacks_room() or super().should_stop()
 
     def _lacks_room(self) -> bool:
@@ -100,7 +97,7 @@ class BuildRun(ClaimedJob[Build]):
         )
 
     def _problem(self, result: BuildResult) -> str:
-        """Why what was made is not what was wanted; empty where it is."""
+        """Why the result is not usable; empty if it is."""
         build = self.job
         if not build.is_rom:
             return ""
@@ -108,7 +105,7 @@ class BuildRun(ClaimedJob[Build]):
         try:
             check_fits(result.artifact.read_bytes(), build.card.vendor, build.card.device)
         except OptionROMError as error:
-            return f"What was built is not a ROM for this card. {error}"
+            return f"The result is not a ROM for this card. {error}"
         return build.too_large(result.size)
 
     def _failed(self, error: BuildError) -> None:
@@ -119,45 +116,32 @@ class BuildRun(ClaimedJob[Build]):
         elif error.kind is ErrorKind.CANCELLED:
             self.end(JobState.CANCELLED, self.stop_reason)
         else:
-            self.end(JobState.SITE_ERROR if error.kind in _OURS else JobState.FAILED, message)
+            self.end(JobState.SITE_ERROR if error.kind in _SITE_ERRORS else JobState.FAILED, message)
 
     def _ended_without_room(self) -> None:
-        message = f"Nothing is built now: {self._no_room}."
+        message = f"The site cannot build now: {self._no_room}."
         self.say(message)
         self.end(JobState.SITE_ERROR, message)
 
-    def _results(self, **values: Any) -> None:
-        self._progress |= values
-
 
 def load_cards(maker: Builder, commit: str) -> int | None:
-    """Take the tree's cards into the catalogue, once for each commit and flashrom; returns how many there are then.
+    """Add the cards of iPXE's source to the list, once per commit and flashrom; return the number of all cards.
 
-    None where they were taken already, or cannot be read: the log says why.
+    None if they were added before, or if they cannot be read: the error is logged.
     """
     loaded = maker.folder / "cards-loaded"
-    try:
-        flashable = flashrom.supported_cards()
-    except ProgramMissingError:
-        flashable = []
-    # flashrom may have come, or another one, since the tree was read.
+    flashable = flashrom.supported_cards_if_installed()
+    # Another flashrom may have been installed since the last time.
     mark = f"{commit} {hashlib.sha256(repr(flashable).encode()).hexdigest()}"
     if loaded.exists() and loaded.read_text() == mark:
         return None
     try:
         number = Card.objects.load_tree(maker.catalogue(commit), flashable)
     except (CardError, SourceError, Error) as error:
-        logger.error("the cards of iPXE's tree cannot be read: %s", error)
+        logger.error("cannot read the cards of iPXE's source: %s", error)
         return None
     loaded.write_text(mark)
     return number
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """Where the artifact is put."""
-    with tempfile.TemporaryDirectory(prefix="build-", dir=settings.RESCUESITE_DATA_DIR / "tmp") as folder:
-        yield Path(folder)
 
 
 def _stored(artifact: Path) -> StoredFile:

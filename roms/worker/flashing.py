@@ -1,10 +1,9 @@
-"""A flash job in a worker: its order put to the toolchain, and what comes of it stored."""
+"""Runs a flash job: calls the toolchain, and stores the results."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
 from django.utils import timezone
@@ -33,11 +32,11 @@ from roms.worker.running import ClaimedJob
 
 
 class NotOursError(Exception):
-    """The job was cancelled, or given up for lost, at the last moment; nothing was written."""
+    """The job was cancelled, or stored as lost, just before the write. Nothing was written."""
 
 
 class FlashRun(ClaimedJob[FlashJob], Listener):
-    """One flash, restore or saving."""
+    """Runs one flash job."""
 
     model = FlashJob
     limits = Limits()
@@ -47,12 +46,12 @@ class FlashRun(ClaimedJob[FlashJob], Listener):
         job.station.lock_path.parent.mkdir(mode=0o700, exist_ok=True)
         try:
             flashing = self._flashing()
-            self._results(flashrom_version=flashrom.version())
+            self.results(flashrom_version=flashrom.version())
         except (WrongProgrammerError, WrongAddressError, FlashError) as error:
-            self.end(JobState.FAILED, f"{error} Nothing was touched.")
+            self.end(JobState.FAILED, f"{error} The job changed nothing.")
             return
         except ProgramMissingError as error:
-            self.end(JobState.SITE_ERROR, f"{error} Install it: apt-get install flashrom")
+            self._end_without_flashrom(error)
             return
         with tempfile.TemporaryDirectory(prefix=f"flash-{job.pk}-", dir=settings.RESCUESITE_DATA_DIR / "tmp") as folder:
             flashing.folder = Path(folder)
@@ -61,7 +60,7 @@ class FlashRun(ClaimedJob[FlashJob], Listener):
     def _flashing(self) -> Flashing:
         job, card = self.job, self.job.card
         if (job.pci_id, job.programmer) != (card.pci_id, card.programmer):
-            raise FlashError(f"The card {card} was changed after this job was ordered: order it anew.")
+            raise FlashError(f"The card {card} was changed after the order of this job. Order the job again.")
         return Flashing(
             programmer=card.programmer_at(job.station),
             slot=PCISlot.parse(job.slot) if job.slot else None,
@@ -77,10 +76,10 @@ class FlashRun(ClaimedJob[FlashJob], Listener):
         )
 
     def _contents(self, chip: flashrom.Chip) -> bytes:
-        """What is to be in the chip. Raises OptionROMError where that is not for this card, or too large."""
+        """The new contents of the chip. Raises OptionROMError if they are for another card or too large."""
         job = self.job
         if job.action == FlashKind.RESTORE:
-            # Of another size: the toolchain refuses it.
+            # The toolchain refuses contents of another size.
             assert job.restores
             assert job.restores.backup
             self._check_chip(job.restores, chip)
@@ -92,12 +91,14 @@ class FlashRun(ClaimedJob[FlashJob], Listener):
         return pad(rom, chip.size)
 
     def _check_chip(self, saved: FlashJob, chip: flashrom.Chip) -> None:
-        """Raise RefusedError where the contents were saved from another chip, as far as names can tell."""
-        # Another version of flashrom may call the same chip otherwise.
+        """Raise RefusedError if the names show that the contents come from another chip."""
+        # Other versions of flashrom may use another name for the same chip.
         is_comparable = saved.flashrom_version == self._progress["flashrom_version"] and saved.chip_size == chip.size
         if is_comparable and saved.chip_found != str(chip)[:200]:
-            message = f"The contents were saved from the chip {saved.chip_found}, and this card has a {chip}."
-            raise RefusedError(Refusal.WRONG_CHIP, f"{message} They are only written back to a chip of the same kind.")
+            message = f"The contents were saved from the chip {saved.chip_found}, but this card has the chip {chip}."
+            raise RefusedError(
+                Refusal.WRONG_CHIP, f"{message} The site writes them back only to a chip of the same kind."
+            )
 
     def _do(self, flashing: Flashing) -> None:
         try:
@@ -119,12 +120,12 @@ class FlashRun(ClaimedJob[FlashJob], Listener):
         except NotOursError as error:
             self.end(JobState.CANCELLED, str(error))
         except FlashFailedError as error:
-            self._results(phase=error.phase)
+            self.results(phase=error.phase)
             self.end(JobState.FAILED, str(error), chip_state=error.state)
         except (FlashError, StationBusyError, OptionROMError, DamagedFileError) as error:
             self.end(JobState.FAILED, str(error))
         except ProgramMissingError as error:
-            self.end(JobState.SITE_ERROR, f"{error} Install it: apt-get install flashrom")
+            self._end_without_flashrom(error)
         else:
             self.end(
                 JobState.SUCCEEDED,
@@ -134,6 +135,9 @@ class FlashRun(ClaimedJob[FlashJob], Listener):
                 chip_size=result.size,
             )
 
+    def _end_without_flashrom(self, error: ProgramMissingError) -> None:
+        self.end(JobState.SITE_ERROR, f"{error} Install it: apt-get install flashrom")
+
     # Listener
 
     def phase_started(self, phase: Phase) -> None:
@@ -142,12 +146,12 @@ class FlashRun(ClaimedJob[FlashJob], Listener):
         self.phase(str(phase))
 
     def _begin_to_write(self) -> None:
-        """The point of no return, settled in the database: whoever cancels later is too late."""
+        """Store that the write begins. From now on nobody can cancel. Raises NotOursError if somebody has."""
         writes = self.job.change(
             self.job.mine() & self.job.not_cancelled(), phase=Phase.WRITE, heartbeat_at=timezone.now()
         )
         if not writes:
-            raise NotOursError("Cancelled at the last moment; nothing was written.")
+            raise NotOursError("Cancelled just before the write. Nothing was written.")
 
     def store_backup(self, file: Path, sha256: str, chip: flashrom.Chip) -> None:
         contents = file.read_bytes()
@@ -160,11 +164,8 @@ class FlashRun(ClaimedJob[FlashJob], Listener):
             chip_size=chip.size,
         )
         if not kept:
-            raise NotOursError("The job was given up while it read the chip; nothing was written.")
+            raise NotOursError("The job was stored as lost while it read the chip. Nothing was written.")
         self.say(f"Saved {len(contents)} bytes, SHA-256 {sha256}: {identify(contents)}")
 
     def note(self, text: str) -> None:
         self.say(text)
-
-    def _results(self, **values: Any) -> None:
-        self._progress |= values

@@ -1,4 +1,4 @@
-"""One job in a worker: claimed once, a heartbeat while it lives, its log, its end."""
+"""Runs one job: claims it, stores heartbeats, progress and the log, and stores its end."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ logger = logging.getLogger(__name__)
 
 J = TypeVar("J", bound=Job)
 
-#: A log is cut here: a compiler that warns for ever must not fill the disk. In bytes.
+#: The largest size of a log in bytes: endless output of a compiler must not fill the disk.
 MAX_LOG = 64 << 20
-#: Progress is stored so often at most, in seconds.
+#: The shortest time between two updates of the progress, in seconds.
 _STORED_EVERY = 1.0
 
-#: The worker asks its jobs to stop where it is told to end itself.
+#: Set when the worker shuts down: the running job should then stop.
 shutting_down = threading.Event()
 
 
 class ClaimedJob(Generic[J]):
-    """The work on one job. Subclasses say what it is."""
+    """Runs one job. Subclasses do the work."""
 
     model: type[J]
 
@@ -40,17 +40,17 @@ class ClaimedJob(Generic[J]):
 
     @classmethod
     def claim_and_run(cls, pk: int) -> None:
-        """Claim the job and run it to its end. Nothing happens where it was claimed or cancelled, or is gone."""
+        """Claim the job and run it. Do nothing if another worker claimed it, or if it was cancelled or deleted."""
         job = cls.model._default_manager.filter(pk=pk).first()
         if job is None or not job.claim(worker_identity()):
-            logger.info("%s %s is not waiting any more", cls.model.kind, pk)
+            logger.info("%s %s is no longer queued", cls.model.kind, pk)
             return
         run = cls(job)
         with Heartbeat(job):
             run.to_the_end()
 
     def to_the_end(self) -> None:
-        """Work, and store how it ended, whatever happens."""
+        """Do the work, and store the end in any case."""
         log = self.job.log_path
         log.parent.mkdir(mode=0o700, exist_ok=True)
         log.touch(mode=0o600)
@@ -58,29 +58,29 @@ class ClaimedJob(Generic[J]):
         try:
             self.work()
         except Exception as error:
-            logger.exception("%s %s ended in an error of ours", self.job.kind, self.job.pk)
-            self.say(f"An error of the site: {error}")
-            self.end(JobState.SITE_ERROR, f"The site made an error: {type(error).__name__}: {error}")
+            logger.exception("%s %s ended with an error of the site", self.job.kind, self.job.pk)
+            self.say(f"Error of the site: {error}")
+            self.end(JobState.SITE_ERROR, f"The site failed: {type(error).__name__}: {error}")
 
     def work(self) -> None:
-        """Do it, and call `end`."""
+        """Do the work, and call `end`."""
         raise NotImplementedError
 
     def end(self, state: JobState, error: str = "", **results: Any) -> None:
-        """Store how the job ended; insisting, as nobody else knows."""
+        """Store the end of the job. Retry after database errors: nobody else knows the result."""
         results |= {name: value for name, value in self._progress.items() if name != "progress"}
         for pause in (0.5, 1, 2, 4, 8, 16, 30, 30):
             try:
                 self.job.finish(state, error, **results)
             except Error:
-                logger.exception("how %s %s ended cannot be stored yet", self.job.kind, self.job.pk)
+                logger.exception("cannot store the end of %s %s yet", self.job.kind, self.job.pk)
                 connection.close()
                 time.sleep(pause)
             else:
                 return
-        self.say(f"The end could not be stored in the database: {state} {error} {results}")
+        self.say(f"Could not store the end in the database: {state} {error} {results}")
 
-    # What it tells meanwhile
+    # Progress
 
     def phase(self, name: str) -> None:
         self._progress["phase"] = name
@@ -95,6 +95,10 @@ class ClaimedJob(Generic[J]):
         self._progress["overdue"] = True
         self._store(at_once=True)
 
+    def results(self, **values: Any) -> None:
+        """Remember values to store with the next update."""
+        self._progress |= values
+
     def _store(self, *, at_once: bool = False) -> None:
         if not at_once and time.monotonic() - self._stored_at < _STORED_EVERY:
             return
@@ -102,13 +106,13 @@ class ClaimedJob(Generic[J]):
         self.job.beat(**self._progress)
 
     def should_stop(self) -> bool:
-        """Whether to stop. A database that does not answer is no reason to."""
+        """Whether to stop the job. A database error does not stop it."""
         if shutting_down.is_set():
             return True
         try:
             return self.job.should_stop()
         except Error:
-            logger.exception("whether to stop %s %s is not known", self.job.kind, self.job.pk)
+            logger.exception("cannot find out whether to stop %s %s", self.job.kind, self.job.pk)
             connection.close()
             return False
 
@@ -122,21 +126,21 @@ class ClaimedJob(Generic[J]):
         self.log(f"{line}\n".encode())
 
     def log(self, output: bytes) -> None:
-        """Append to the log; a full disk costs the log, not the job."""
+        """Append to the log. If the disk is full, the log is lost, but the job continues."""
         if self._log_size > MAX_LOG:
             return
         self._log_size += len(output)
         if self._log_size > MAX_LOG:
-            output += b"\n(The log is cut off here.)\n"
+            output += b"\n(The log ends here: it is too long.)\n"
         try:
             with self.job.log_path.open("ab") as file:
                 file.write(output)
         except OSError as error:
-            logger.error("the log of %s %s cannot be written: %s", self.job.kind, self.job.pk, error)
+            logger.error("cannot write the log of %s %s: %s", self.job.kind, self.job.pk, error)
 
 
 class Heartbeat:
-    """Says that the job's worker lives, from a thread of its own, whatever the worker waits for."""
+    """Stores heartbeats of a job from a separate thread."""
 
     def __init__(self, job: Job) -> None:
         self._job, self._stop = job, threading.Event()

@@ -1,6 +1,6 @@
-"""The worker: runs queued jobs, one after the other, looks after jobs whose workers have gone, and notifies.
+"""The worker: runs queued jobs one after the other, finds lost jobs, and delivers notifications.
 
-The rows of the jobs are the queue. A job is claimed by a conditional update, so any number of workers may look for one.
+The rows of the jobs are the queue. Workers claim a job with a conditional update, so several workers can run at once.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ _HOUSEKEEPING = timedelta(seconds=15)
 
 
 class Worker:
-    """Runs builds, and the flash jobs of a station where one is named. It ends between two jobs."""
+    """Runs builds, and the flash jobs of a station if one is named. It ends only between two jobs."""
 
     def __init__(self, *, builds: bool, station: str | None, interval: float = 1.0) -> None:
-        """`interval`: seconds between two looks for a job, where there was none."""
+        """`interval`: seconds until the next query for a job, if none was queued."""
         self._builds, self._station, self._interval = builds, station, interval
         self._ended = threading.Event()
         self._notifier = Notifier()
         self._checker = FileChecker()
 
     def handle_signals(self) -> None:
-        """Stop at SIGTERM, SIGINT and SIGHUP: what can be stopped at once, a chip that is being written never."""
+        """Call `stop` on SIGTERM, SIGINT and SIGHUP."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self.stop)
 
     def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """Stop the current job, and end. A write to a chip is never stopped: the worker then ends after it."""
         if self._ended.is_set():
-            # A chip that is being written is not left alone because somebody is impatient.
-            logger.warning("Ending once the current job has come to a stop.")
+            logger.warning("The worker ends as soon as the current job has stopped.")
         shutting_down.set()
         self._ended.set()
 
@@ -51,7 +51,7 @@ class Worker:
         """Run jobs until `stop`."""
         keeper = threading.Thread(target=self._keep_house, daemon=True, name="housekeeping")
         keeper.start()
-        # A station elsewhere may reach the database alone.
+        # A worker without builds may run on a station that reaches only the database.
         if self._builds:
             self._notifier.start()
             self._checker.start()
@@ -61,7 +61,7 @@ class Worker:
                 try:
                     found = self.run_next()
                 except Error:
-                    logger.exception("jobs cannot be looked for now")
+                    logger.exception("cannot query for jobs")
                     connection.close()
                     found = False
                 if not found:
@@ -72,7 +72,7 @@ class Worker:
             self._checker.stop()
 
     def run_next(self) -> bool:
-        """Run the job that has waited for longest; False where none waits."""
+        """Run the oldest queued job; False if none is queued."""
         build = Build.objects.next_queued() if self._builds else None
         flash = FlashJob.objects.filter(station__name=self._station).next_queued() if self._station else None
         if build and (flash is None or build.created_at <= flash.created_at):
@@ -88,7 +88,7 @@ class Worker:
                 try:
                     housekeeping(self._station)
                 except Error:
-                    logger.exception("jobs cannot be looked after now")
+                    logger.exception("cannot check for lost jobs")
                 if self._ended.wait(_HOUSEKEEPING.total_seconds()):
                     return
         finally:
@@ -96,7 +96,7 @@ class Worker:
 
 
 def housekeeping(station: str | None = None) -> None:
-    """What is to be done now and then: say that the station has a worker, and settle what others have left."""
+    """Store that the station has a worker, and store the state of lost jobs."""
     if station:
         Station.objects.seen(station)
     for model in (Build, FlashJob):

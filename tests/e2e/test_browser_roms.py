@@ -94,15 +94,15 @@ def test_a_rom_is_built_from_the_form_with_its_preview_and_followed_to_its_end(s
     expect(preview(staff)).to_contain_text("Does not fit the chip")
     expect(preview(staff)).to_contain_text("84,992 bytes")
     shoot(staff, "rom-build")
-    staff.get_by_role("button", name="Take “minimal”").click()
+    staff.get_by_role("button", name="Use “minimal”").click()
     expect(preview(staff)).to_contain_text("Fits the chip")
     expect(staff.get_by_label("Features")).to_have_value("minimal")
 
-    before = preview(staff).get_by_role("heading", name="A dead site").inner_text()
+    before = preview(staff).get_by_role("heading", name="If the site is down").inner_text()
     staff.get_by_label("Tries").fill("1")
-    expect(preview(staff).get_by_role("heading", name="A dead site")).not_to_have_text(before)
+    expect(preview(staff).get_by_role("heading", name="If the site is down")).not_to_have_text(before)
     staff.get_by_label("Tries").fill("99")
-    expect(staff.locator(".field-tries .errorlist")).to_have_text("It is between 1 and 10.")
+    expect(staff.locator(".field-tries .errorlist")).to_have_text("Must be between 1 and 10.")
     staff.get_by_label("Tries").fill("2")
     expect(staff.locator(".field-tries .errorlist")).to_have_count(0)
 
@@ -123,7 +123,7 @@ def test_a_rom_is_built_from_the_form_with_its_preview_and_followed_to_its_end(s
     expect(panel.locator(".state-big")).to_have_text("succeeded")
     expect(panel).to_contain_text("61,440 bytes; the chip has 65,536 (64 KiB): it fits")
     expect(panel.get_by_role("link", name="padded to the chip's 64 KiB")).to_be_visible()
-    expect(panel.get_by_role("link", name="Flash it…")).to_be_visible()
+    expect(panel.get_by_role("link", name="Flash this ROM…")).to_be_visible()
 
 
 def test_a_file_for_each_machine_is_offered_and_switches_its_protocol_on(staff: Page, site: Site) -> None:
@@ -136,14 +136,14 @@ def test_a_file_for_each_machine_is_offered_and_switches_its_protocol_on(staff: 
     expect(preview(staff)).to_contain_text(
         "chain --autofree --timeout 8000 ftp://192.0.2.10/MAC-${netX/mac:hexraw}.ipxe"
     )
-    expect(preview(staff)).to_contain_text("The profile leaves out DOWNLOAD_PROTO_FTP; it is built in for this script")
+    expect(preview(staff)).to_contain_text("The profile leaves out DOWNLOAD_PROTO_FTP. This script needs it")
 
 
 def test_network_settings_and_a_script_by_hand_show_their_fields(staff: Page, site: Site) -> None:
     staff.goto(f"{site.url}/admin/roms/build/add/")
     expect(staff.get_by_label("Netmask:", exact=True)).to_be_hidden()
     staff.get_by_label("Address of the site").fill("http://192.0.2.10")
-    staff.get_by_label("in the ROM: one machine's alone").check()
+    staff.get_by_label("static: this ROM is for one machine only").check()
     staff.get_by_label("Address:", exact=True).fill("192.0.2.7")
     staff.get_by_label("Netmask:", exact=True).fill("24")
     expect(preview(staff)).to_contain_text("set net${nic}/netmask 255.255.255.0")
@@ -166,7 +166,7 @@ def test_a_card_is_flashed_after_its_machines_name_was_typed_and_a_failure_says_
     staff: Page, site: Site
 ) -> None:
     staff.goto(f"{site.url}/admin/roms/build/1/change/")
-    staff.get_by_role("link", name="Flash it…").click()
+    staff.get_by_role("link", name="Flash this ROM…").click()
     expect(staff.locator("#id_confirm_helptext")).to_have_text("Type local, the station's name.")
     choose(staff, "card", "practice", "Practice card")
     choose(staff, "machine", "web", "web01")
@@ -200,7 +200,7 @@ def test_a_card_is_flashed_after_its_machines_name_was_typed_and_a_failure_says_
     finish(site, "FlashJob", "failed", "Erasing or writing the chip failed.", "{'chip_state': 'unknown'}")
     expect(panel.locator(".danger")).to_contain_text("Do not power off the station or unplug the card")
     panel.get_by_role("link", name="Restore the saved contents…").click()
-    expect(staff.get_by_label("write back what was saved")).to_be_checked()
+    expect(staff.get_by_label("write back saved contents")).to_be_checked()
     expect(staff.locator(".field-restores")).to_be_visible()
     expect(staff.locator(".field-build")).to_be_hidden()
     expect(staff.get_by_label("To confirm")).to_have_value("")
@@ -217,5 +217,5 @@ def test_a_pasted_lspci_leads_to_the_form_of_a_build(staff: Page, site: Site) ->
     )
     staff.get_by_role("button", name="Look them up").click()
     expect(staff.locator(".results")).to_contain_text("modprobe -r e100")
-    staff.get_by_role("link", name="Build a ROM for it").first.click()
+    staff.get_by_role("link", name="Build a ROM for this card").first.click()
     expect(staff.locator(".field-card .select2-selection")).to_contain_text("8086:1229")

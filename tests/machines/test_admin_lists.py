@@ -248,7 +248,7 @@ def test_a_full_disk_is_said_at_the_upload(admin_client: Client, monkeypatch: py
 
     monkeypatch.setattr(StoredFile.objects, "store", full)
     response = admin_client.post("/admin/machines/rescueimage/add/", image_form(upload("kernel", b"k")))
-    assert "cannot be kept in the data directory: No space left on device" in response.content.decode()
+    assert "cannot store the file: No space left on device" in response.content.decode()
     assert not RescueImage.objects.exists()
 
 

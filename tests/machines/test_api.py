@@ -279,7 +279,7 @@ def test_a_delete_needs_no_body(admin_client: Client, rescue: Rescue) -> None:
 
 def test_disabling_what_is_not_enabled_is_a_conflict(admin_client: Client, machine: Machine) -> None:
     response = send(admin_client, "DELETE", RESCUE)
-    assert (response.status_code, response.json()["detail"]) == (409, "web01 has no active rescue.")
+    assert (response.status_code, response.json()["detail"]) == (409, "Machine web01 has no active rescue.")
 
 
 def test_the_latest_rescue_is_shown_also_once_it_has_ended(admin_client: Client, rescue: Rescue) -> None:

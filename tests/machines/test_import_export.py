@@ -67,15 +67,15 @@ def test_a_note_may_have_lines_and_the_next_row_keeps_its_number() -> None:
     ("contents", "said"),
     [
         (b"", "line 1: The first line must name the columns"),
-        (b"macs\n", "line 1: The first line must name the columns, “name” among them"),
-        (b"name,colour\n", "line 1: There is no column “colour”"),
-        (b"name,name\n", "line 1: The column “name” is there twice."),
-        (b"name\nweb01,x\n", "line 2: There are 2 cells, and 1 columns."),
+        (b"macs\n", "line 1: The first line must name the columns. “name” is required."),
+        (b"name,colour\n", "line 1: Unknown column “colour”"),
+        (b"name,name\n", "line 1: The column “name” occurs twice."),
+        (b"name\nweb01,x\n", "line 2: This row has 2 cells, but the table has 1 columns."),
         (b"name\n\xff\n", "line 2: This is not UTF-8"),
         (b"name\n\0\n", "line 2: There is a zero byte"),
         (b'name\n"web01\n', "This is not a valid table"),
-        (b"x" * (MAX_BYTES + 1), "more than 20 MB"),
-        (b"<?php echo 1;", "has no lines like: case"),
+        (b"x" * (MAX_BYTES + 1), "larger than 20 MB"),
+        (b"<?php echo 1;", "has no line like: case"),
     ],
 )
 def test_what_is_no_table_is_said_with_its_line(contents: bytes, said: str, db: None) -> None:
@@ -154,14 +154,14 @@ def test_all_that_is_wrong_is_said_at_once_by_line_and_nothing_is_changed(machin
         )
     )
     for expected in (
-        f"line 2: {MAC} belongs to web01 already.",
+        f"line 2: {MAC} already belongs to web01.",
         "line 3: name: ",
         "line 3: “nonsense” is not a valid MAC address",
         "line 3: “192.0.2.1/24” is an address inside a network",
         f"line 4: {OTHER_MAC} is listed twice.",
         "line 4: There is no image “none”.",
-        "line 5: “DB01” is in line 2 already.",
-        f"line 6: {OTHER_MAC} is in line 4 already.",
+        "line 5: “DB01” is already in line 2.",
+        f"line 6: {OTHER_MAC} is already in line 4.",
         "line 6: ",
     ):
         assert any(one.startswith(expected) for one in said), expected
@@ -185,7 +185,7 @@ def test_what_somebody_else_does_meanwhile_makes_it_fail_as_a_whole(
     known = plan(read(text("name,macs", f"db01,{OTHER_MAC}")))
     Machine.objects.add("db02", macs=[OTHER_MAC], allowed_networks=[], actor=ALICE)
     monkeypatch.setattr(planning, "plan", lambda contents, may_switch: known)
-    assert "Somebody else changed these machines meanwhile" in wrong(text("name,macs", f"db01,{OTHER_MAC}"))[0]
+    assert "Somebody else has changed these machines meanwhile" in wrong(text("name,macs", f"db01,{OTHER_MAC}"))[0]
 
 
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL holds the machines before it plans")
@@ -259,10 +259,10 @@ def test_a_dry_run_tells_and_does_nothing(machine: Machine, tmp_path: Path) -> N
     assert manage("import_machines", str(path), "--dry-run").splitlines() == [
         "line 2: change notes of web01",
         "line 3: add db01",
-        "1 to add, 1 to change, 0 as they are. Nothing was changed: this was a dry run.",
+        "1 to add, 1 to change, 0 unchanged. Nothing was changed: this was a dry run.",
     ]
     assert Machine.objects.count() == 1
-    assert manage("import_machines", str(path)) == "1 machine added, 1 changed, 0 as before.\n"
+    assert manage("import_machines", str(path)) == "1 machine added, 1 changed, 0 unchanged.\n"
     assert json.loads(manage("import_machines", str(path), "--json")) == {
         "added": [],
         "changed": {},

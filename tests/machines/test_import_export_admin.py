@@ -35,7 +35,7 @@ def may(client: Client, *permissions: str) -> Client:
 
 def test_what_would_be_done_is_shown_and_nothing_is_done(admin_client: Client, machine: Machine) -> None:
     page = upload(admin_client, f"name,macs,notes\nweb01,{MAC},new <b>\ndb01,{OTHER_MAC},\n").content.decode()
-    assert "1 to add, 1 to change, 0 as they are" in page
+    assert "1 to add, 1 to change, 0 unchanged" in page
     assert f"add, with {OTHER_MAC}" in page
     assert "<b>notes</b>: nothing → new &lt;b&gt;" in page
     assert Machine.objects.count() == 1
@@ -44,27 +44,27 @@ def test_what_would_be_done_is_shown_and_nothing_is_done(admin_client: Client, m
 def test_once_confirmed_it_is_done_in_the_name_of_who_did(admin_client: Client, machine: Machine) -> None:
     contents = upload(admin_client, '\ufeffname,notes\nweb01,"one\ntwo"\ndb01,=x\n').context["contents"]
     answer = admin_client.post(IMPORT, {"contents": contents}, follow=True)
-    assert "1 machine added, 1 changed, 0 as before." in answer.content.decode()
+    assert "1 machine added, 1 changed, 0 unchanged." in answer.content.decode()
     assert {one.name: one.notes for one in Machine.objects.all()} == {"web01": "one\ntwo", "db01": "=x"}
     assert AuditEntry.objects.get(action="machine_changed").actor == "admin"
 
 
 def test_what_is_wrong_is_shown_by_line(admin_client: Client, machine: Machine) -> None:
     page = upload(admin_client, f"name,macs\ndb01,{MAC}\na b,\n").content.decode()
-    assert f"Line 2: {MAC} belongs to web01 already." in page
+    assert f"Line 2: {MAC} already belongs to web01." in page
     assert "Line 3: " in page
     assert "Nothing was changed." in page
 
 
 def test_what_was_confirmed_is_checked_again(admin_client: Client, machine: Machine) -> None:
     page = admin_client.post(IMPORT, {"contents": f"name,macs\ndb01,{MAC}"}).content.decode()
-    assert "belongs to web01 already" in page
+    assert "already belongs to web01" in page
     assert Machine.objects.count() == 1
 
 
 def test_a_file_that_is_too_large_is_for_the_command(admin_client: Client) -> None:
     page = upload(admin_client, b"x" * (MAX_UPLOAD + 1)).content.decode()
-    assert "use manage.py import_machines on the server" in page
+    assert "Use manage.py import_machines on the server" in page
 
 
 @pytest.mark.parametrize(
@@ -118,5 +118,5 @@ def test_the_list_leads_to_both(admin_client: Client, client: Client, db: None) 
 def test_what_of_a_file_was_not_taken_is_said_before_it_is_done(admin_client: Client) -> None:
     php = b'<?php\n// "52:54:00:00:00:07"\nswitch ($mac) {\ncase "52:54:00:00:00:08": // web08\n}\n'
     page = upload(admin_client, php).content.decode()
-    assert "Line 2: 52:54:00:00:00:07 was not taken: it stands in a comment." in page
+    assert "Line 2: 52:54:00:00:00:07 was not imported: it is in a comment." in page
     assert "1 to add" in page

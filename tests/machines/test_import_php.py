@@ -116,20 +116,22 @@ def test_what_looks_like_a_mac_address_and_is_not_taken_is_named(hidden: str, wh
     assert [row.values["macs"] for row in contents.rows] == [MAC]
     (remark,) = remarks(contents)
     assert where in remark
-    assert "was not taken" in remark
+    assert "was not imported" in remark
     assert remark.startswith(("line 3:", "line 4:"))
 
 
 def test_a_label_that_is_not_a_mac_address_is_named() -> None:
     assert remarks(php(f'case "{MAC}": case "reboot":')) == [
-        "line 2: case “reboot” is not a valid MAC address and was not taken."
+        "line 2: case “reboot” is not a valid MAC address. It was not imported."
     ]
 
 
 def test_the_second_case_of_a_mac_address_is_named_as_php_takes_the_first() -> None:
     contents = php(f'case "{MAC}":\ncase "{MAC.upper()}":')
     assert [row.line for row in contents.rows] == [2]
-    assert remarks(contents) == [f"line 3: {MAC.upper()} is the label of the case in line 2 already, which PHP takes."]
+    assert remarks(contents) == [
+        f"line 3: {MAC.upper()} is already the label of the case in line 2. PHP uses that one."
+    ]
 
 
 def test_two_cases_on_a_line_are_two_machines() -> None:
@@ -170,5 +172,5 @@ def test_whatever_the_file_holds_each_character_is_read_once(part: str) -> None:
 
 def test_an_unterminated_comment_ends_with_the_file(db: Any) -> None:
     assert remarks(php(f'case "{MAC}": /* {OTHER_MAC}')) == [
-        f"line 2: {OTHER_MAC} was not taken: it stands in a comment."
+        f"line 2: {OTHER_MAC} was not imported: it is in a comment."
     ]

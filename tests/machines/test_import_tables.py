@@ -50,8 +50,8 @@ def test_empty_columns_without_a_name_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("contents", "said"),
     [
-        (b"name;;notes\nweb01;x;y\n", "line 2: There is a value in column 2, which has no name."),
-        (b"name;notes\nweb01;y;z\n", "line 2: There are 3 cells, and 2 columns."),
+        (b"name;;notes\nweb01;x;y\n", "line 2: Column 2 has a value but no name."),
+        (b"name;notes\nweb01;y;z\n", "line 2: This row has 3 cells, but the table has 2 columns."),
     ],
 )
 def test_a_value_that_belongs_to_no_column_is_named(contents: bytes, said: str) -> None:

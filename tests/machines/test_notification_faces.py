@@ -186,7 +186,7 @@ def test_messages_are_listed_filtered_and_sent_again(admin_client: Client, rule:
     assert admin_client.get(MESSAGES, {"state": "delivered"}).json()["count"] == 0
     (listed,) = admin_client.get(MESSAGES, {"state": "waiting", "event": "test", "rule": "chat"}).json()["results"]
     assert listed == admin_client.get(f"{MESSAGES}{message.pk}/").json()
-    assert listed["payload"]["text"] == "This is a test of a notification"
+    assert listed["payload"]["text"] == "This is a test notification"
     Delivery.objects.update(state="given_up")
     assert send(admin_client, "POST", f"{MESSAGES}{message.pk}/retry/").json()["state"] == "waiting"
     rule.delete_audited(Actor("alice"))

@@ -200,9 +200,9 @@ def test_an_import_names_what_verifies_nothing(db: None) -> None:
         "u3,02:00:00:00:01:18,03000200-0400-0500-0006-000700080009",
     ]
     assert [str(remark) for remark in plan(read("\n".join(lines).encode())).remarks] == [
-        f"line 2: uuid “{UUID}” is another machine's too: it verifies neither.",
-        f"line 3: uuid “{UUID}” is another machine's too: it verifies neither.",
-        "line 4: uuid “03000200-0400-0500-0006-000700080009” is a placeholder: it verifies nothing.",
+        f"line 2: uuid “{UUID}” also belongs to another machine. It verifies neither machine.",
+        f"line 3: uuid “{UUID}” also belongs to another machine. It verifies neither machine.",
+        "line 4: uuid “03000200-0400-0500-0006-000700080009” is a placeholder. It verifies nothing.",
     ]
 
 
@@ -212,5 +212,5 @@ def test_the_command_says_what_it_noticed(db: None, tmp_path: Path, capsys: pyte
     call_command("import_machines", str(table_file), "--json")
     said = capsys.readouterr()
     assert json.loads(said.out)["remarks"] == [
-        {"line": 2, "text": "serial “Default string” is a placeholder: it verifies nothing."}
+        {"line": 2, "text": "serial “Default string” is a placeholder. It verifies nothing."}
     ]

@@ -176,7 +176,7 @@ django.setup()
 from machines.notifications.channels import webhook
 silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 silent.bind(("127.0.0.1", 53))
-webhook._WHOLE, began = 1, time.monotonic()
+webhook._TIMEOUT, began = 1, time.monotonic()
 try:
     webhook.post("http://chat.example.net/s3cret", b"{}", {})
 except webhook.DeliveryError as error:

@@ -15,7 +15,7 @@ KIB = 1024
 CARD = (0x8086, 0x1229)
 #: Where the made images have their headers.
 IPXE, UNDI, PCIR, PNP, DEVICES, TEXTS = 0x100, 0x110, 0x1C, 0x40, 0x140, 0x180
-WRONG_SUM = "Image 1 of the ROM, at 0x0, is damaged: the sum of its bytes is 0x01, and must be 0x00."
+WRONG_SUM = "Image 1 of the ROM, at 0x0, is damaged: the sum of its bytes is 0x01 instead of 0x00."
 
 
 def qemu_rom(name: str) -> bytes:

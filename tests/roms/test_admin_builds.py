@@ -60,27 +60,27 @@ def test_network_settings_are_written_into_the_rom(admin_client: Client, card: C
 @pytest.mark.parametrize(
     ("changes", "field", "error"),
     [
-        ({"card": ""}, "card", "A ROM is made for one card"),
+        ({"card": ""}, "card", "A ROM needs a card"),
         ({"card": "999"}, "card", "Select a valid choice"),
         ({"target": "exe"}, "target", "Select a valid choice"),
         ({"options": "NTP CMD"}, "options", "is not a valid option"),
         ({"banner": "601"}, "banner", "less than or equal to 600"),
-        ({"site": "gopher://x"}, "site", "It begins with http://"),
+        ({"site": "gopher://x"}, "site", "The address must start with http://"),
         ({"site": "http://127.0.0.1:8000"}, "site", "A network card cannot reach 127.0.0.1"),
         ({"network": "static", "ip": "x", "netmask": "24"}, "ip", "Write it like 192.0.2.7"),
         ({"network": "static", "ip": "192.0.2.7", "netmask": "x"}, "netmask", "Write it like 255.255.255.0"),
-        ({"network": "static", "ip": "198.51.100.7", "netmask": "24"}, "gateway", "It is needed"),
+        ({"network": "static", "ip": "198.51.100.7", "netmask": "24"}, "gateway", "A gateway is required"),
         (
             {"network": "static", "ip": "192.0.2.7", "netmask": "24", "site": "http://rescue.example"},
             "dns",
-            "It is needed, as the site is given by its name",
+            "A DNS server is required to find the site",
         ),
         ({"variables": ["password"]}, "variables", "Select a valid choice"),
-        ({"tries": "11"}, "tries", "It is between 1 and 10"),
+        ({"tries": "11"}, "tries", "Must be between 1 and 10"),
         ({"tries": "x"}, "tries", "Enter a whole number"),
-        ({"timeout": "0"}, "timeout", "It is between 1 and 60"),
-        ({"nic": "32"}, "nic", "It is between 0 and 31"),
-        ({"source": "hand", "text": "echo hello"}, "text", "It must begin with “#!ipxe”"),
+        ({"timeout": "0"}, "timeout", "Must be between 1 and 60"),
+        ({"nic": "32"}, "nic", "Must be between 0 and 31"),
+        ({"source": "hand", "text": "echo hello"}, "text", "The first line must be “#!ipxe”"),
     ],
 )
 def test_what_is_wrong_with_a_build_is_said_at_its_field(
@@ -89,7 +89,7 @@ def test_what_is_wrong_with_a_build_is_said_at_its_field(
     response = admin_client.post(f"{BUILDS}add/", build_form(card, **changes))
     assert list(errors(response)) == [field]
     assert error in errors(response)[field][0]
-    assert "Nothing has been asked for yet" in response.content.decode()
+    assert "No job has been submitted" in response.content.decode()
     assert not Build.objects.exists()
 
 
@@ -142,7 +142,9 @@ def test_the_preview_shows_the_script_and_what_a_dead_site_costs(admin_client: C
     assert shown["errors"] == {}
     assert "chain --autofree --timeout 8000 http://192.0.2.10/boot?mac=${netX/mac}" in shown["html"]
     case = worst_case(from_json(SCRIPT))
-    assert f"A dead site costs at most {seconds_text(case.no_site)} before the local disk" in shown["html"]
+    assert (
+        f"If the site is down, the machine boots its disk after at most {seconds_text(case.no_site)}" in shown["html"]
+    )
     assert f"<dd>{seconds_text(case.no_address)}</dd>" in shown["html"]
     assert "IMAGE_SCRIPT" in shown["html"]
     assert not Build.objects.exists()
@@ -160,8 +162,8 @@ def test_the_preview_warns_of_what_a_script_written_by_hand_does(admin_client: C
     html = preview(admin_client, card=card, source="hand", text=text)["html"]
     for warning in (
         "“config” waits for a person",
-        "iPXE knows no command “frobnicate”",
-        "“ntp” needs NTP_CMD, which this build leaves out",
+        "iPXE has no command “frobnicate”",
+        "“ntp” needs NTP_CMD, which is off in this build",
     ):
         assert warning in html
     assert EVIL not in html
@@ -182,9 +184,9 @@ def test_the_preview_says_what_the_script_adds_to_a_profile(admin_client: Client
 
 
 def test_the_preview_says_what_is_left_out_with_the_sites_script(admin_client: Client, card: Card) -> None:
-    kept_out = "Left out with this script: IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE, PXE_MENU, PXE_STACK."
+    kept_out = "The build switches off IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE, PXE_MENU, PXE_STACK:"
     assert kept_out in preview(admin_client, card=card, profile="standard")["html"]
-    assert "Left out with this script" not in preview(admin_client, card=card)["html"]
+    assert "The build switches off" not in preview(admin_client, card=card)["html"]
     html = preview(admin_client, card=card, profile="standard", source="hand", text="#!ipxe\nexit 1\n")["html"]
     assert "This build has IMAGE_ELF, IMAGE_MULTIBOOT, IMAGE_PXE, PXE_MENU, PXE_STACK" in html
 
@@ -207,7 +209,7 @@ def test_a_rom_that_fits_is_said_to_fit(admin_client: Client, card: Card, data_d
     html = preview(admin_client, card=card, profile="minimal")["html"]
     assert "Fits the chip" in html
     assert "60,000 bytes" in html
-    assert "Take “" not in html
+    assert "Use “" not in html
 
 
 def test_where_the_default_does_not_fit_the_profile_that_does_is_offered_with_both_sizes(
@@ -218,7 +220,7 @@ def test_where_the_default_does_not_fit_the_profile_that_does_is_offered_with_bo
     assert "Does not fit the chip" in html
     assert "80,000 bytes" in html
     assert "65,536" in html
-    assert "“minimal” fits: it came to 60,000 bytes." in html
+    assert "“minimal” fits: it has 60,000 bytes." in html
     assert 'data-profile="minimal"' in html
 
 
@@ -226,15 +228,17 @@ def test_before_anything_was_built_the_typical_sizes_tell_which_profile_to_take(
     admin_client: Client, card: Card, data_dir: Path
 ) -> None:
     html = preview(admin_client, card=card, profile="standard")["html"]
-    assert "Most likely does not fit the chip" in html
-    assert "“standard” typically comes to about 72,192 bytes" in html
-    assert "“minimal” fits: it typically comes to about 51,712 bytes." in html
+    assert "Probably does not fit the chip" in html
+    assert "“standard” typically has about 72,192 bytes" in html
+    assert "“minimal” fits: it typically has about 51,712 bytes." in html
 
 
 def test_of_targets_that_have_no_typical_size_it_is_not_said_whether_they_fit(
     admin_client: Client, card: Card, data_dir: Path
 ) -> None:
-    assert "Whether it fits is not known yet" in preview(admin_client, card=card, target="efirom")["html"]
+    assert (
+        "The site does not know yet whether the ROM fits" in preview(admin_client, card=card, target="efirom")["html"]
+    )
 
 
 @pytest.mark.parametrize("named", ["slug", "pk"])
@@ -263,7 +267,7 @@ def test_the_list_of_cards_says_where_the_others_are(admin_client: Client, card:
 
 def test_without_javascript_a_button_shows_the_preview(admin_client: Client, card: Card, data_dir: Path) -> None:
     page = admin_client.post(f"{BUILDS}add/", build_form(card, _preview="Preview"))
-    assert "A dead site costs at most" in page.content.decode()
+    assert "If the site is down" in page.content.decode()
     assert not Build.objects.exists()
 
 
@@ -371,7 +375,7 @@ def test_a_build_whose_worker_has_gone_says_what_to_do(admin_client: Client, car
     Build.objects.filter(pk=build.pk).update(heartbeat_at=timezone.now() - LOST_AFTER - timedelta(seconds=5))
     panel = admin_client.get(f"{BUILDS}{build.pk}/panel/").json()
     assert panel["finished"]
-    assert "Its worker has gone while it ran. Look at the log, then retry." in panel["panel"]
+    assert "The worker stopped while it ran the job. Read the log, then retry." in panel["panel"]
     assert [b.pk for b in admin_client.get(BUILDS, {"state": "lost"}).context["cl"].queryset] == [build.pk]
     assert not admin_client.get(BUILDS, {"state": "running"}).context["cl"].queryset.exists()
 
@@ -382,7 +386,7 @@ def test_a_build_that_is_too_large_offers_the_profile_that_fits(
     sizes(card)
     build = Build.objects.get(profile="standard")
     page = admin_client.get(f"{BUILDS}{build.pk}/change/").content.decode()
-    assert "“minimal” fits: it came to 60,000 bytes, this one to 80,000; the chip has 65,536." in page
+    assert "“minimal” fits: it has 60,000 bytes. This ROM has 80,000 bytes, and the chip 65,536." in page
     assert f"/admin/roms/build/add/?like={build.pk}&amp;profile=minimal" in page
 
 
@@ -398,7 +402,7 @@ def test_a_queued_build_is_cancelled_by_whoever_may_build(
 
 def test_cancelling_what_is_finished_changes_nothing(admin_client: Client, build: Build) -> None:
     page = admin_client.post(f"{BUILDS}{build.pk}/cancel/", follow=True).content.decode()
-    assert "It was finished already." in page
+    assert "The job has already finished." in page
     assert not AuditEntry.objects.exists()
 
 

@@ -62,12 +62,12 @@ def test_the_practice_card_takes_a_build_for_the_card_that_it_plays(
 @pytest.mark.parametrize(
     ("changes", "field", "error"),
     [
-        ({"build": ""}, "build", "Choose it."),
+        ({"build": ""}, "build", "This field is required."),
         ({"build": "999"}, "build", "Select a valid choice"),
         ({"station": ""}, "station", "This field is required"),
         ({"slot": "3"}, "slot", "is not a valid PCI address"),
-        ({"action": "restore"}, "restores", "Choose it."),
-        ({"action": "save"}, "card", "Choose it."),
+        ({"action": "restore"}, "restores", "This field is required."),
+        ({"action": "save"}, "card", "This field is required."),
     ],
 )
 def test_what_is_wrong_with_a_flash_is_said_at_its_field(
@@ -206,7 +206,7 @@ def test_what_was_saved_is_described_and_can_be_taken_away(admin_client: Client,
 
 
 def test_a_queued_flash_at_a_station_without_a_worker_says_so(admin_client: Client, job: FlashJob) -> None:
-    assert "has no worker: this waits" in flash_panel(admin_client, job)
+    assert "has no worker. The job waits" in flash_panel(admin_client, job)
     Station.objects.seen("local")
     assert "has no worker" not in flash_panel(admin_client, job)
 

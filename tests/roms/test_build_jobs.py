@@ -78,7 +78,7 @@ def test_a_rom_that_does_not_fit_the_chip_is_refused_with_the_profile_that_does(
     assert (large.state, large.fits, large.artifact) == (JobState.FAILED, False, None)
     assert f"{large.size:,} bytes" in large.error
     assert "65,536" in large.error
-    assert f"“minimal” fits: it came to {small.size:,}" in large.error
+    assert f"“minimal” fits: it has {small.size:,}" in large.error
     assert [(one.profile, one.size) for one in Build.objects.known_sizes(card, "rom") if not one.is_typical] == [
         ("minimal", small.size),
         ("standard", large.size),
@@ -113,7 +113,7 @@ def test_media_for_machines_whose_card_cannot_be_flashed_need_no_card(db: None) 
 def test_a_compiler_error_is_the_answer_and_stands_in_the_log(card: Card) -> None:
     failed = build(card, options=["FAULT_COMPILER"])
     assert (failed.state, failed.artifact) == (JobState.FAILED, None)
-    assert "compiler" in failed.error
+    assert "Compiler error" in failed.error
     assert "error" in failed.log_from()[0]
 
 
@@ -203,7 +203,7 @@ def test_a_disk_that_is_full_when_the_rom_is_to_be_kept_loses_no_record(
         ({"target": "floppy"}, "target", "not a valid choice"),
         ({"profile": "tiny"}, "profile", "not a valid choice"),
         ({"banner": -1}, "banner", "greater than or equal"),
-        ({"card": None}, "card", "choose it"),
+        ({"card": None}, "card", "A ROM needs a card"),
     ],
 )
 def test_a_bad_order_is_refused_where_it_is_wrong(card: Card, order: dict[str, object], field: str, said: str) -> None:

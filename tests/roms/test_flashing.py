@@ -130,7 +130,7 @@ def test_contents_that_cannot_be_made_for_the_chip_stop_the_flash(bench: Bench) 
 
 
 def test_contents_that_do_not_fit_the_card_are_refused_without_running_anything(bench: Bench) -> None:
-    with pytest.raises(RefusedError, match="65536 bytes; the card's chip has 131072") as refused:
+    with pytest.raises(RefusedError, match="65536 bytes, but the card's chip has 131072") as refused:
         bench.flashing(NEW, expected_size=128 * KIB, program="/no/flashrom").run()
 
     assert refused.value.refusal is Refusal.WRONG_SIZE
@@ -141,7 +141,7 @@ def test_contents_that_do_not_fit_the_card_are_refused_without_running_anything(
 def test_contents_that_do_not_fit_the_chip_are_refused(bench: Bench, size: int) -> None:
     bench.chip_with(OLD)
 
-    with pytest.raises(RefusedError, match=f"{size} bytes; the chip .* has 65536") as refused:
+    with pytest.raises(RefusedError, match=f"{size} bytes, but the chip .* has 65536") as refused:
         bench.flashing(contents(size)).run()
 
     assert refused.value.refusal is Refusal.WRONG_SIZE
@@ -151,7 +151,7 @@ def test_contents_that_do_not_fit_the_chip_are_refused(bench: Bench, size: int) 
 def test_a_chip_that_the_card_should_not_have_is_refused(bench: Bench) -> None:
     bench.chip_with(OLD)
 
-    with pytest.raises(RefusedError, match="has 65536 bytes, the card's should have 131072") as refused:
+    with pytest.raises(RefusedError, match="has 65536 bytes, but this card should have 131072") as refused:
         bench.flashing(None, expected_size=128 * KIB).run()
 
     assert refused.value.refusal is Refusal.WRONG_SIZE
@@ -181,7 +181,7 @@ def test_where_two_chips_fit_the_choice_is_offered_and_the_chosen_one_is_flashed
 
 
 def test_a_chip_that_flashrom_does_not_know_is_refused(bench: Bench) -> None:
-    with pytest.raises(RefusedError, match="does not know a chip of that name"):
+    with pytest.raises(RefusedError, match="does not know a chip with that name"):
         bench.flashing(NEW, chip="no-such-chip").run()
 
 
@@ -218,7 +218,9 @@ def test_a_rom_for_another_card_is_refused(bench: Bench, pci: Path) -> None:
         *(NEW, Programmer("nicintel")), card="8086:1229", slot=PCISlot.parse("04:00.0"), pci_devices=pci, program="/no"
     )
 
-    with pytest.raises(RefusedError, match=r"slot 0000:04:00\.0 is 8086:10d3; this ROM is for 8086:1229") as refused:
+    with pytest.raises(
+        RefusedError, match=r"slot 0000:04:00\.0 is 8086:10d3, but this ROM is for 8086:1229"
+    ) as refused:
         flash.run()
 
     assert refused.value.refusal is Refusal.WRONG_CARD
@@ -237,7 +239,7 @@ def test_a_card_that_is_not_plugged_in_is_refused(bench: Bench, pci: Path, slot:
 def test_where_two_cards_fit_the_choice_is_offered(bench: Bench, pci: Path) -> None:
     flash = bench.flashing(NEW, Programmer("nicintel"), card="8086:1229", pci_devices=pci, program="/no")
 
-    with pytest.raises(RefusedError, match="choose the slot") as refused:
+    with pytest.raises(RefusedError, match="Choose the slot") as refused:
         flash.run()
 
     assert refused.value.refusal is Refusal.SEVERAL_CARDS
@@ -279,7 +281,7 @@ def test_the_driver_that_holds_the_card_is_named(bench: Bench, pci: Path, tmp_pa
     (pci / "0000:04:00.0" / "driver").symlink_to(tmp_path / "drivers" / "e1000e")
     program = bench.program("echo '/dev/mem mmap failed: Operation not permitted'; exit 1")
 
-    with pytest.raises(RefusedError, match=r"iomem=relaxed.* The driver e1000e holds it\.") as refused:
+    with pytest.raises(RefusedError, match=r"iomem=relaxed.* The driver e1000e uses the card\.") as refused:
         bench.flashing(NEW, Programmer("nicintel_spi"), card="8086:10d3", pci_devices=pci, program=program).run()
 
     assert refused.value.refusal is Refusal.TOOL

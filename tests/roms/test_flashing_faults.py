@@ -84,7 +84,7 @@ def test_a_disk_that_fills_while_saving_stops_the_flash(bench: Bench) -> None:
     bench.chip_with(OLD)
     program = bench.program('[ "$5" != -r ] || exec flashrom "$1" "$2" "$3" "$4" -r /dev/full\nexec flashrom "$@"')
 
-    with pytest.raises(RefusedError, match=r"could not be saved\. .* Make room on the disk") as refused:
+    with pytest.raises(RefusedError, match=r"could not be saved\. .* Free some space on the disk") as refused:
         bench.flashing(NEW, program=program).run()
 
     assert refused.value.refusal is Refusal.UNSAVED
@@ -96,7 +96,7 @@ def test_a_disk_without_room_stops_the_flash(bench: Bench, monkeypatch: pytest.M
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1 << 30, (1 << 30) - (1 << 20), 1 << 20))
 
-    with pytest.raises(RefusedError, match="has 1 MB free") as refused:
+    with pytest.raises(RefusedError, match="has only 1 MB free") as refused:
         bench.flashing(NEW).run()
 
     assert refused.value.refusal is Refusal.UNSAVED
@@ -168,7 +168,7 @@ def test_a_failed_write_that_changed_something_says_not_to_power_off(bench: Benc
 def test_a_failed_verification_of_flashroms_says_not_to_power_off(bench: Bench) -> None:
     bench.chip_with(OLD_128)
 
-    with pytest.raises(FlashFailedError, match=r"not what it wrote\. Do not power off") as failed:
+    with pytest.raises(FlashFailedError, match=r"read back other contents than it wrote\. Do not power off") as failed:
         bench.flashing(NEW_128, dummy(bench.image, "M25P10.RES", spi_ignorelist="02")).run()
 
     assert failed.value.state is ChipState.UNKNOWN
@@ -176,7 +176,7 @@ def test_a_failed_verification_of_flashroms_says_not_to_power_off(bench: Bench) 
 
 def test_success_that_flashrom_only_claims_is_a_failure(bench: Bench) -> None:
     """The dummy says VERIFIED and 0 where it cannot keep its contents: its file's folder does not exist."""
-    with pytest.raises(FlashFailedError, match="says that it wrote, but the chip holds something else") as failed:
+    with pytest.raises(FlashFailedError, match="reported success, but the chip has other contents") as failed:
         bench.flashing(NEW, dummy(bench.folder / "none" / "chip.bin")).run()
 
     assert b"VERIFIED" in bench.listener.text
@@ -187,7 +187,7 @@ def test_contents_that_arrived_do_not_make_a_failed_run_a_success(bench: Bench) 
     bench.chip_with(OLD)
     program = bench.program('flashrom "$@"\n[ "$5" != -w ] || exit 3')
 
-    with pytest.raises(FlashFailedError, match="found the new contents all the same") as failed:
+    with pytest.raises(FlashFailedError, match="However, the chip has the new contents") as failed:
         bench.flashing(NEW, program=program).run()
 
     assert failed.value.state is ChipState.AS_WANTED
@@ -207,7 +207,7 @@ def test_a_flashrom_that_is_killed_while_writing_is_a_failed_write(bench: Bench)
     bench.chip_with(OLD)
     program = bench.program('[ "$5" != -w ] || kill -9 $$\nexec flashrom "$@"')
 
-    with pytest.raises(FlashFailedError, match="ended by signal 9") as failed:
+    with pytest.raises(FlashFailedError, match="Signal 9 killed flashrom") as failed:
         bench.flashing(NEW, program=program).run()
 
     assert failed.value.state is ChipState.UNCHANGED
@@ -345,7 +345,7 @@ def test_a_lock_that_tells_nothing_is_a_lock_all_the_same(tmp_path: Path, text: 
 
     with station_lock(lock):
         lock.write_text(text)
-        with pytest.raises(StationBusyError, match="Another flash is at work"), station_lock(lock):
+        with pytest.raises(StationBusyError, match="Another flash job runs on this station"), station_lock(lock):
             pytest.fail("the lock is held")
 
 

@@ -92,7 +92,7 @@ def test_what_is_known_not_to_work_is_not_tried(bench: Bench, operations: str) -
     refused = refusal(bench, FOUND + SIGNED.format("NOT WORKING", operations) + "65536\n")
 
     assert refused.refusal is Refusal.TOOL
-    assert "does not work with the chip AMD Am29F010A/B (64 KiB)" in str(refused)
+    assert "these operations do not work with the chip AMD Am29F010A/B (64 KiB)" in str(refused)
     assert "write" in str(refused)
 
 

@@ -147,7 +147,7 @@ def test_other_features_compile_only_what_reads_them_and_give_what_a_fresh_tree_
     ]
     # The second is made from the first, which was used last: the protocols change back, and the console changes.
     assert [built.objects_compiled for built in mixed] == [1, 2, 0]
-    assert "Copying the objects of another feature set" in site.log.decode()
+    assert "Copying the objects of another set of features" in site.log.decode()
     anew = fresh.build(profile="minimal", options={"CONSOLE_SERIAL": True})
     assert anew.objects_compiled == 7
     assert anew.sha256 == mixed[1].sha256

@@ -146,7 +146,7 @@ def test_a_branch_of_a_source_that_is_away_is_what_it_was_last(upstream: Upstrea
     (upstream.folder / ".git" / "HEAD").write_text("damaged")
     heard = bytearray()
     assert tree.obtain(heard.extend) == upstream.second
-    assert f"cannot be reached; using main as it was when last obtained, {upstream.second}" in heard.decode()
+    assert f"does not answer. Using the last known commit of main, {upstream.second}" in heard.decode()
 
 
 def test_the_same_tag_of_two_sources_is_not_the_same(upstream: Upstream, tmp_path: Path, folder: Path) -> None:
@@ -187,18 +187,18 @@ def error(source: str, ref: str, folder: Path) -> str:
 def test_a_ref_that_there_is_not(upstream: Upstream, folder: Path) -> None:
     for ref in ("v3", "0123456", "0" * 40):
         message = error(str(upstream.folder), ref, folder)
-        assert f"no tag, branch or commit “{ref}”: set RESCUESITE_IPXE_REF" in message
+        assert f"no tag, branch or commit “{ref}”. Set RESCUESITE_IPXE_REF" in message
     assert "It has v2" in error(str(upstream.folder), "v22", folder)
 
 
 @pytest.mark.parametrize("ref", ["--upload-pack=x", "a b", "a..b", "a:b", "*", "x\n", "refs/../x"])
 def test_what_can_be_no_ref_never_reaches_git(ref: str, upstream: Upstream, folder: Path) -> None:
-    assert "cannot be the name" in error(str(upstream.folder), ref, folder)
+    assert "is not a valid tag, branch or commit" in error(str(upstream.folder), ref, folder)
 
 
 @pytest.mark.parametrize("source", ["/nonexistent/ipxe", "./nonexistent", "-x", ""])
 def test_a_directory_that_there_is_not(source: str, folder: Path) -> None:
-    what = f"There is no directory {source}" if source else "No source of iPXE is set"
+    what = f"There is no directory {source}" if source else "RESCUESITE_IPXE_SOURCE is empty"
     assert f"{what}. Set RESCUESITE_IPXE_SOURCE to" in error(source, "v1", folder)
 
 
@@ -209,7 +209,7 @@ def test_what_is_no_ipxe_tree(tmp_path: Path, upstream: Upstream, folder: Path) 
     upstream.git("rm", "--quiet", "-r", "src/util")
     upstream.commit("not a tree")
     message = error(str(upstream.folder), "main", folder)
-    assert "is not an iPXE source tree: at main it has no src/util/parserom.pl" in message
+    assert "is not an iPXE source tree: main has no src/util/parserom.pl" in message
 
 
 def test_nobody_answers(folder: Path) -> None:
@@ -217,7 +217,7 @@ def test_nobody_answers(folder: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         address = f"git://127.0.0.1:{taken.getsockname()[1]}/ipxe.git"
         message = error(address, "v1", folder)
-    assert f"{address} cannot be had: " in message
+    assert f"Cannot fetch the iPXE source {address}: " in message
     assert "Set RESCUESITE_IPXE_SOURCE to a Git URL that this host can reach, or to a directory" in message
 
 
@@ -232,7 +232,7 @@ def silent() -> Iterator[str]:
 
 def test_somebody_answers_and_says_nothing(silent: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ipxe_source, "SILENCE", 0.5)
-    assert "does not answer: nothing came for" in error(silent, "v1", folder)
+    assert "has not answered for" in error(silent, "v1", folder)
 
 
 def test_cancelling(silent: str, folder: Path) -> None:
@@ -248,7 +248,7 @@ def test_cancelling_while_another_obtains(upstream: Upstream, folder: Path) -> N
 
 def test_a_source_that_would_run_a_command_is_refused(tmp_path: Path, folder: Path) -> None:
     message = error(f"ext::sh -c touch% {tmp_path}/ran", "v1", folder)
-    assert "cannot be had" in message
+    assert "Cannot fetch" in message
     assert not (tmp_path / "ran").exists()
 
 
@@ -312,7 +312,7 @@ def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPat
     }
     assert "xorriso" in {tool.package for tool in missing_tools("iso")}
     assert tools_message([MissingTool("mformat", "mtools"), MissingTool("mcopy", "mtools")]) == (
-        "Needed for the build and not on this host: mformat, mcopy. Install: apt-get install mtools"
+        "The build needs mformat, mcopy. Install with: apt-get install mtools"
     )
 
 

@@ -43,7 +43,7 @@ def test_builds_of_two_feature_sets_do_not_disturb_each_other(site: Site, fresh:
 
 
 def test_a_second_build_of_the_same_features_waits(site: Site) -> None:
-    waiting = "Another build with the same features is running; waiting for it."
+    waiting = "Waiting for another build with the same features."
     with locked(site.lock_of(site.trees[0])):
         site.error("cancelled", stop_when=waiting)
     assert site.log.decode().count(waiting) == 1
@@ -128,8 +128,8 @@ def test_a_folder_with_an_odd_name(tmp_path: Path, site: Site) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        ("compiler", {"FAULT_COMPILER": True}, 'The compiler says at core/fault.c:3:2: #error "this was asked for"'),
-        ("too_large", {"FAULT_TOO_LARGE": True}, "bytes larger than any BIOS can load"),
+        ("compiler", {"FAULT_COMPILER": True}, 'Compiler error at core/fault.c:3:2: #error "this was asked for"'),
+        ("too_large", {"FAULT_TOO_LARGE": True}, "bytes too large: a BIOS can load"),
         ("disk_full", {"FAULT_DISK_FULL": True}, "The disk is full."),
         ("options", {"PING_COMMAND": True}, "no option “PING_COMMAND”. Did you mean PING_CMD"),
         ("options", {"NVO_CMD": False}, "cannot be switched off"),
@@ -175,7 +175,7 @@ def test_a_missing_tool_is_named_before_anything_is_done(site: Site, monkeypatch
 
 def test_a_disk_with_little_space(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ipxe_build, "SPACE", 1 << 60)
-    assert "MB free; a build needs" in str(site.error("disk_full"))
+    assert "MB free, but a build needs" in str(site.error("disk_full"))
 
 
 def test_a_source_that_is_not_there(site: Site) -> None:
@@ -202,9 +202,9 @@ def test_an_account_that_does_not_exist(site: Site) -> None:
         (
             "bin/blib.a(image_cmd.o): in function `x':\nhci/x.c:5: undefined reference to `image_verify'",
             ErrorKind.COMPILER,
-            "do not go together: image_verify",
+            "do not work together: image_verify",
         ),
-        ("Add 0x1 overflows 1-byte field (3584 bytes too big)", ErrorKind.TOO_LARGE, "3584 bytes larger"),
+        ("Add 0x1 overflows 1-byte field (3584 bytes too big)", ErrorKind.TOO_LARGE, "3584 bytes too large"),
         (
             'config/general.h:224: error: "BANNER_TIMEOUT" redefined [-Werror]\ncc1: all warnings',
             ErrorKind.COMPILER,

@@ -144,11 +144,11 @@ def forbidden(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 def test_without_namespaces_the_log_and_the_page_say_so(attack: Attack, card: Card, admin_client: Client) -> None:
     built = attack.build(card)
     assert (built.state, built.error) == (JobState.SUCCEEDED, "")
-    assert "Without namespaces of its own, under the account" in built.isolation
+    assert "without its own namespaces, under the account" in built.isolation
     assert "(bwrap: No permissions to create new namespace)" in built.isolation
     assert built.isolation in built.log_from()[0]
     page = admin_client.get(reverse("admin:roms_build_change", args=[built.pk])).content.decode()
-    assert "Without namespaces of its own, under the account" in page
+    assert "without its own namespaces, under the account" in page
     # And the other test's attack is one that works.
     assert attack.done["connect"]
 

@@ -9,8 +9,8 @@ from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roms.admin import cards
 from roms.models import Card
+from roms.toolchain.flash import flashrom
 from roms.toolchain.flash.flashrom import SupportedCard
 from roms.toolchain.ipxe.cards import LspciCard, read_lspci
 from roms.toolchain.runner import ProgramMissingError
@@ -207,7 +207,7 @@ def test_the_page_says_what_it_did_not_understand(admin_client: Client, card: Ca
         PAGE, {"text": f"{NAMED}03:00.0 Ethernet controller: Intel <b>82574L</b>\n"}
     ).content.decode()
 
-    assert "were not understood" in page
+    assert "could not read these lines" in page
     assert "03:00.0 Ethernet controller: Intel &lt;b&gt;82574L&lt;/b&gt;" in page
     assert "can be flashed" in page
 
@@ -215,7 +215,7 @@ def test_the_page_says_what_it_did_not_understand(admin_client: Client, card: Ca
 def test_a_page_of_names_alone_does_not_say_that_there_is_no_card(admin_client: Client, db: None) -> None:
     page = admin_client.post(PAGE, {"text": "03:00.0 Ethernet controller: Intel 82574L\n"}).content.decode()
 
-    assert "There is no network card in this text" not in page
+    assert "This text has no network card" not in page
     assert "lspci -nn" in page
 
 
@@ -225,7 +225,7 @@ def flashrom_knows(monkeypatch: pytest.MonkeyPatch) -> None:
         SupportedCard("nicintel_spi", "82571EB", "8086:105e", is_tested=False),
         SupportedCard("nicintel_eeprom", "82580", "8086:150e", is_tested=True),
     ]
-    monkeypatch.setattr(cards, "supported_cards", lambda: known)
+    monkeypatch.setattr(flashrom, "supported_cards", lambda: known)
 
 
 def test_a_card_that_this_hosts_flashrom_knows_can_be_flashed(
@@ -236,8 +236,8 @@ def test_a_card_that_this_hosts_flashrom_knows_can_be_flashed(
 
     assert "can be flashed" in page
     assert "flashrom -p nicintel_spi:pci=0000:03:00.0" in page
-    assert "have not had it tested" in page
-    assert "known once its source tree has been read" in page
+    assert "have not tested it" in page
+    assert "After the first build the site knows whether iPXE supports it" in page
     assert "programmer=nicintel_spi" in page
 
 
@@ -261,7 +261,7 @@ def test_a_host_without_flashrom_shows_the_page_all_the_same(
     def missing() -> list[SupportedCard]:
         raise ProgramMissingError("flashrom is not installed")
 
-    monkeypatch.setattr(cards, "supported_cards", missing)
+    monkeypatch.setattr(flashrom, "supported_cards", missing)
     response = admin_client.post(PAGE, {"text": "03:00.0 0200: 8086:105e\n"})
 
     assert response.status_code == 200

@@ -29,6 +29,8 @@ from tests.roms.option_roms import (
 
 # What the tree's own tools say of what it builds
 
+NO_CARD = "an option ROM without a PCI card."
+
 
 @pytest.mark.e2e
 @pytest.mark.timeout(1800)
@@ -121,7 +123,7 @@ def test_every_image_is_for_the_card() -> None:
 
 def test_a_rom_made_of_a_drivers_name_is_for_no_card() -> None:
     # What `make bin/intel.rom` builds.
-    assert "made for no card" in problems(bios_image(card=(0, 0)), *CARD)[0]
+    assert "not made for a card" in problems(bios_image(card=(0, 0)), *CARD)[0]
 
 
 def test_a_rom_for_something_else_than_a_network_card_does_not_fit() -> None:
@@ -130,13 +132,13 @@ def test_a_rom_for_something_else_than_a_network_card_does_not_fit() -> None:
 
 
 def test_an_image_that_no_pc_starts_does_not_fit() -> None:
-    assert "no image that a PC's firmware starts" in problems(changed(bios_image(), PCIR + 0x14, b"\1"), *CARD)[0]
+    assert "no image that the firmware of a PC starts" in problems(changed(bios_image(), PCIR + 0x14, b"\1"), *CARD)[0]
 
 
 def test_a_rom_larger_than_the_chip_is_refused_with_both_sizes() -> None:
     (problem,) = problems(bios_image(2), *CARD, 512)
     assert "1,024 bytes" in problem
-    assert "room for 512" in problem
+    assert "512 more than the chip" in problem
 
 
 def test_a_size_that_is_no_multiple_of_512_is_refused() -> None:
@@ -158,7 +160,7 @@ def test_the_sum_of_an_efi_image_counts_only_where_it_is_the_last() -> None:
 def test_what_is_no_option_rom_fits_nowhere() -> None:
     found = problems(b"#!ipxe\n", *CARD, 4)
     assert len(found) == 3
-    with pytest.raises(OptionROMError, match=r"not an option ROM.* multiple of 512.* room for 4"):
+    with pytest.raises(OptionROMError, match=r"not an option ROM.* multiple of 512.* more than the chip"):
         check_fits(b"#!ipxe\n", *CARD, 4)
 
 
@@ -179,7 +181,7 @@ def test_what_fills_the_chip_already_is_left_alone() -> None:
 
 @pytest.mark.parametrize("more", [1, 512, 64 * KIB])
 def test_what_is_larger_than_the_chip_is_not_padded_to_its_double(more: int) -> None:
-    with pytest.raises(OptionROMError, match="room for 65,536"):
+    with pytest.raises(OptionROMError, match="more than the chip"):
         pad(bytes(64 * KIB + more), 64 * KIB)
 
 
@@ -195,11 +197,11 @@ def test_what_is_larger_than_the_chip_is_not_padded_to_its_double(more: int) -> 
         (lambda: b"\x12\x34" * 256, "not an option ROM"),
         (
             lambda: pad(bios_image(), 64 * KIB),
-            "iPXE for 8086:1229, BIOS, build id deadbeef, 512 of 65,536 bytes",
+            "iPXE for 8086:1229, BIOS, build ID deadbeef, 512 of 65,536 bytes",
         ),
         (
             lambda: pad(qemu_rom("efi-e1000.rom"), 256 * KIB),
-            "iPXE for 8086:100e, BIOS and UEFI (x64), build id 732c62a4, 249,856 of 262,144 bytes",
+            "iPXE for 8086:100e, BIOS and UEFI (x64), build ID 732c62a4, 249,856 of 262,144 bytes",
         ),
         (
             lambda: changed(bios_image(), 0x10, b"\0\0"),
@@ -208,19 +210,19 @@ def test_what_is_larger_than_the_chip_is_not_padded_to_its_double(more: int) -> 
         (lambda: efi_image(), "an option ROM for 8086:1229, UEFI (x64), 512 of 512 bytes"),
         (
             lambda: flipped(bios_image(), 0x1FF, 0),
-            f"iPXE for 8086:1229 that does not read as a whole one. {WRONG_SUM}",
+            f"iPXE for 8086:1229, incomplete or damaged. {WRONG_SUM}",
         ),
         (
             lambda: bios_image()[: PCIR + 0x17],
-            "an option ROM that names no PCI card. Image 1 of the ROM, at 0x0, has no PCI header: none can be at 0x1c.",
+            f"{NO_CARD} Image 1 of the ROM, at 0x0, has no PCI header: 0x1c is not a valid position.",
         ),
         (
             lambda: b"\x55\xaa\x01" + bytes(509),
-            "an option ROM that names no PCI card. Image 1 of the ROM, at 0x0, has no PCI header: none can be at 0x0.",
+            f"{NO_CARD} Image 1 of the ROM, at 0x0, has no PCI header: 0x0 is not a valid position.",
         ),
         (
             lambda: b"\x55\xaa\x01",
-            "an option ROM that names no PCI card. Image 1 of the ROM, at 0x0, is cut off within its header.",
+            f"{NO_CARD} Image 1 of the ROM, at 0x0, is cut off within its header.",
         ),
     ],
 )

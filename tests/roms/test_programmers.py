@@ -127,7 +127,7 @@ def test_a_card_that_was_changed_since_the_job_was_ordered_is_not_touched(
     job = FlashJob(station=station, card=practice, action=FlashKind.SAVE).submit(ALICE)
     Card.objects.filter(pk=practice.pk).update(pci_id="8086:10d3")
     assert run(job).state == JobState.FAILED
-    assert "order it anew" in job.error
+    assert "Order the job again" in job.error
     assert not station.practice_chip.exists()
 
 
@@ -171,14 +171,16 @@ def restore(saved: FlashJob, **changes: Any) -> FlashJob:
 
 def test_the_practice_chips_contents_get_into_no_real_card(saved: FlashJob, card: Card) -> None:
     assert card.pci_id == saved.card.pci_id
-    with pytest.raises(ValidationError, match="only written back to it"):
+    with pytest.raises(ValidationError, match="only to the same card"):
         restore(saved, card=card)
 
 
 def test_a_backup_is_not_restored_with_another_programmer(saved: FlashJob, card: Card) -> None:
     FlashJob.objects.filter(pk=saved.pk).update(card=card, programmer="nicintel")
     Card.objects.filter(pk=card.pk).update(programmer="nicintel_spi")
-    with pytest.raises(ValidationError, match=r"with nicintel, and are only written back to it\. .* with nicintel_spi"):
+    with pytest.raises(
+        ValidationError, match=r"with nicintel\. They are written back only to the same card, but .* with nicintel_spi"
+    ):
         restore(FlashJob.objects.get(pk=saved.pk))
 
 

@@ -113,23 +113,26 @@ def test_a_card_is_named_by_its_key_or_by_words_that_fit_it_alone(words: str, ca
     ("arguments", "text"),
     [
         (["ffff:ffff", *SITE], "There is no card “ffff:ffff”"),
-        (["eepro100", *SITE], "may be several cards"),
-        (SITE, "card: A ROM is made for one card"),
-        (["8086:1229", "--site", "gopher://x"], "script: site: It begins with"),
-        (["8086:1229", *SITE, "--tries", "99"], "script: tries: It is between"),
-        (["8086:1229", *SITE, "--variables", "colour"], "script: variables: Not known"),
+        (["eepro100", *SITE], "matches several cards"),
+        (SITE, "card: A ROM needs a card"),
+        (["8086:1229", "--site", "gopher://x"], "script: site: The address must start with"),
+        (["8086:1229", *SITE, "--tries", "99"], "script: tries: Must be between"),
+        (["8086:1229", *SITE, "--variables", "colour"], "script: variables: Unknown"),
         (["8086:1229", *SITE, "--static", "192.0.2.7"], "is not a valid address"),
         (["8086:1229", *SITE, "--static", "x/24"], "script: network.ip"),
         (["8086:1229", *SITE, "--option", "rm -rf"], "options: “rm -rf” is not a valid option"),
         (["8086:1229", *SITE, "--banner", "601"], "banner: "),
         (["8086:1229", *SITE, "--by", "nobody"], "There is no user “nobody”"),
-        (["8086:1229", *SITE, "--pad", "chip"], "--pad is for --output"),
-        (["8086:1229", *SITE, "--output", "/"], "it is a folder"),
-        (["8086:1229", *SITE, "--output", "/nowhere/x.rom"], "no such folder"),
+        (["8086:1229", *SITE, "--pad", "chip"], "--pad needs --output"),
+        (["8086:1229", *SITE, "--output", "/"], "it is a directory"),
+        (["8086:1229", *SITE, "--output", "/nowhere/x.rom"], "the directory does not exist"),
         (["8086:1229", *SITE, "--output", "x.rom", "--pad", "64k"], "pad: Write a number of bytes"),
         (["8086:1229", "--script", "/nowhere/x.ipxe"], "Cannot read /nowhere/x.ipxe"),
-        (["8086:1229", "--script", "/dev/null"], "must begin with “#!ipxe”"),
-        (["8086:1229", "--script", "/dev/null", "--tries", "3", "--link-wait", "4"], "leave out --tries, --link-wait"),
+        (["8086:1229", "--script", "/dev/null"], "The first line must be “#!ipxe”"),
+        (
+            ["8086:1229", "--script", "/dev/null", "--tries", "3", "--link-wait", "4"],
+            "--tries, --link-wait cannot be used with --script",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_build_is_told(
@@ -177,7 +180,7 @@ def test_waiting_for_a_job_whose_worker_goes_ends_with_what_to_do(
         Build.objects.update(heartbeat_at=timezone.now() - LOST_AFTER * 2)
 
     meanwhile(vanish)
-    with pytest.raises(CommandError, match=r"lost\. Its worker has gone") as raised:
+    with pytest.raises(CommandError, match=r"lost\. The worker stopped") as raised:
         manage("build_rom", "8086:1229", *SITE, "--wait")
     assert raised.value.returncode == 1
 
@@ -235,7 +238,7 @@ def test_who_waits_for_a_busy_worker_is_told_so(card: Card, data_dir: Path, mean
     meanwhile(*[bool] * 30, end_build)
     err = io.StringIO()
     manage("build_rom", "8086:1229", *SITE, "--wait", err=err)
-    assert "waits for its turn" in err.getvalue()
+    assert "the worker is busy" in err.getvalue()
     assert "manage.py worker" not in err.getvalue()
 
 
@@ -243,12 +246,12 @@ def test_a_hint_stays_on_the_screen(card: Card, data_dir: Path, meanwhile: Calla
     meanwhile(*[bool] * 30, end_build)
     err = Screen()
     manage("build_rom", "8086:1229", *SITE, "--wait", err=err)
-    assert "queued\nNo worker has begun it yet." in err.getvalue()
-    assert err.getvalue().count("does.\n") == 1
+    assert "queued\nNo worker runs the job yet." in err.getvalue()
+    assert err.getvalue().count("“make run”.\n") == 1
 
 
 def test_nobody_waits_longer_than_wished(card: Card, data_dir: Path, meanwhile: Callable[..., None]) -> None:
-    with pytest.raises(CommandError, match=r"Not finished after 5 s\. .* goes on") as raised:
+    with pytest.raises(CommandError, match=r"has not finished after 5 s\. .* continues") as raised:
         manage("build_rom", "8086:1229", *SITE, "--wait", "--timeout-wait", "5")
     assert raised.value.returncode == 1
     assert Build.objects.get().state == JobState.QUEUED

@@ -120,7 +120,7 @@ def test_what_was_saved_is_restored_where_it_was(saved: FlashJob) -> None:
     [
         (["{build}", "--confirm", "web01"], "confirm: Type the station's name, local"),
         (["{build}", "--machine", "web01", "--confirm", "local"], "confirm: Type the machine's name, web01"),
-        (["{build}"], "Confirm it with --confirm local"),
+        (["{build}"], "Confirm the job with --confirm local"),
         (["{build}", "--station", "mars", "--confirm", "mars"], "There is no station “mars”"),
         (["{build}", "--machine", "web02", "--confirm", "web02"], "There is no machine “web02”"),
         (["{build}", "--card", "10ec:8139", "--confirm", "local"], "card: flashrom cannot write"),
@@ -186,7 +186,7 @@ def test_waiting_for_a_flash_ends_with_what_was_written(
 
     meanwhile(flash)
     text = manage("flash_rom", built.pk, "--confirm", "local", "--wait")
-    assert f"Saved what was in the chip: iPXE, SHA-256 {'ab' * 32}\nWrote: SHA-256 {'cd' * 32}\n" in text
+    assert f"Saved contents: iPXE, SHA-256 {'ab' * 32}\nWrote: SHA-256 {'cd' * 32}\n" in text
 
 
 def test_a_flash_that_was_refused_says_what_to_choose_from(
@@ -213,7 +213,7 @@ def test_who_waits_at_a_station_without_a_worker_is_told_so(
     err = io.StringIO()
     with pytest.raises(CommandError, match="cancelled"):
         manage("flash_rom", built.pk, "--confirm", "local", "--wait", err=err)
-    assert "No worker serves the station “local”" in err.getvalue()
+    assert "The station “local” has no worker" in err.getvalue()
     assert "worker --station local" in err.getvalue()
 
 
@@ -236,7 +236,7 @@ def test_all_cards_of_the_source_are_taken_into_the_catalogue_before_the_first_b
     first = manage("rom", "load-cards")
     number = Card.objects.count()
     assert number > 1
-    assert first == f"The catalogue has {number} cards.\n"
+    assert first == f"The list has {number} cards.\n"
     assert manage("rom", "load-cards") == first
 
 
@@ -330,14 +330,14 @@ def test_a_job_is_cancelled(card: Card, data_dir: Path) -> None:
     build = Build.of(from_json(SCRIPT), card=card).submit(ALICE)
     assert manage("rom", "cancel", "build", build.pk, "--by", "ada") == f"build {build.pk} is cancelled.\n"
     assert AuditEntry.objects.get(action="build_cancel_requested").actor == "ada"
-    with pytest.raises(CommandError, match="is cancelled already"):
+    with pytest.raises(CommandError, match="has already finished: it is cancelled"):
         manage("rom", "cancel", "build", build.pk)
 
 
 def test_a_running_job_is_asked_to_stop(card: Card, data_dir: Path) -> None:
     build = Build.of(from_json(SCRIPT), card=card).submit(ALICE)
     build.claim("worker")
-    assert "is asked to stop" in manage("rom", "cancel", "build", build.pk)
+    assert "was asked to stop" in manage("rom", "cancel", "build", build.pk)
 
 
 # prune_jobs
@@ -354,7 +354,7 @@ def test_old_jobs_go_with_their_files(card: Card, built: Build, practice: Card) 
         aged(build, days)
     StoredFile.objects.update(created_at=timezone.now() - timedelta(days=2))
     assert old.artifact
-    assert manage("prune_jobs") == "1 builds, 0 flash jobs and 1 files removed.\n"
+    assert manage("prune_jobs") == "Removed 1 builds, 0 flash jobs and 1 files.\n"
     assert set(Build.objects.values_list("pk", flat=True)) == {new.pk, built.pk, waits.pk}
     assert not old.artifact.path.exists()
     assert AuditEntry.objects.get(action="jobs_pruned").details["builds"] == 1
@@ -371,9 +371,9 @@ def test_what_was_saved_from_a_chip_stays_unless_it_is_to_go_too(saved: FlashJob
 def test_what_a_card_holds_stays(built: Build, card: Card, machine: Machine) -> None:
     InstalledROM.objects.create(machine=machine, card=card, build=built)
     aged(built, 500)
-    assert manage("prune_jobs", "--days", "1").startswith("0 builds")
+    assert manage("prune_jobs", "--days", "1").startswith("Removed 0 builds")
 
 
 def test_at_least_a_day_is_kept(db: None) -> None:
-    with pytest.raises(CommandError, match="one day at least"):
+    with pytest.raises(CommandError, match="must be at least 1"):
         manage("prune_jobs", "--days", "0")

@@ -10,9 +10,9 @@ from roms.toolchain.ipxe.script.checks import MOST_WARNINGS, check_text
 from roms.toolchain.ipxe.script.flow import LIMIT
 from roms.toolchain.ipxe.script.parser import COMMANDS
 
-ROUND = "can go round for ever"
+ROUND = "can loop for ever"
 NO_TIMEOUT = "has no --timeout"
-SUCCESS = "takes for success"
+SUCCESS = "treats this as success"
 
 
 def warnings(text: str, platforms: tuple[str, ...] = ("pcbios", "efi")) -> list[str]:
@@ -56,7 +56,7 @@ def script(*lines: str) -> str:
         (("form", "present ||", "exit 1"), 3, "waits for a person"),
         (("sleep 100000", "exit 1"), 2, "waits up to 100,000 seconds"),
         (("prompt --timeout 3600000 x ||", "exit 1"), 2, "waits up to 3,600 seconds"),
-        (("autoboot ||", "exit 1"), 2, "without a time-out"),
+        (("autoboot ||", "exit 1"), 2, "without a timeout"),
         # Downloads
         *(
             ((f"{command} http://x/y || exit 1", "exit 1"), 2, NO_TIMEOUT)
@@ -65,13 +65,13 @@ def script(*lines: str) -> str:
         (("chain --timeout 0 http://x/ ||", "exit 1"), 2, NO_TIMEOUT),
         (("chain boot.ipxe ||", "exit 1"), 2, NO_TIMEOUT),
         (("chain ${url} ||", "exit 1"), 2, NO_TIMEOUT),
-        (("chain http://x/ --timeout 5000 ||", "exit 1"), 2, "it is a parameter"),
+        (("chain http://x/ --timeout 5000 ||", "exit 1"), 2, "it has no effect"),
         # Ways that are none
-        (("dhcp || reboot", "exit 1"), 2, "starts the machine anew"),
-        (("dhcp || goto off", "exit 1", ":off", "poweroff"), 5, "leaves the machine off"),
+        (("dhcp || reboot", "exit 1"), 2, "restarts the machine"),
+        (("dhcp || goto off", "exit 1", ":off", "poweroff"), 5, "switches the machine off"),
         (("dhcp || goto nowhere", "exit 1"), 2, "there is no label “:nowhere”"),
         ((":Failed", "dhcp || goto failed", "exit 1"), 3, "there is no label “:failed”"),
-        (("goto ${where} ||", "exit 1"), 2, "cannot be checked"),
+        (("goto ${where} ||", "exit 1"), 2, "The site cannot check"),
         (("menu", "item a A", "choose -t 9 t && goto ${t} ||", "exit 1"), 4, "there is no label “:a”"),
         # What UEFI takes for success
         (("exit",), 2, SUCCESS),
@@ -148,12 +148,12 @@ def test_a_bios_does_not_ask_for_the_status() -> None:
 
 def test_all_waits_of_one_way_are_added() -> None:
     (said,) = warnings(script(*counted("sleep 60", "iseq ${n} 180 && exit 1 ||")))
-    assert said == "Line 1: All its waits together can take 3 hours."
+    assert said == "Line 1: All waits of the script together can take 3 hours."
 
 
 def test_a_script_that_counts_to_thousands_is_said_not_to_be_walked() -> None:
     (said,) = warnings(script(*counted(f"iseq ${{n}} {LIMIT} && exit 1 ||")))
-    assert "too many ways" in said
+    assert "too many paths" in said
 
 
 def test_of_very_many_warnings_the_first_are_shown() -> None:

@@ -23,7 +23,7 @@ from tests.roms.test_admin_builds import preview
 ALICE = Actor("alice")
 BUILDS = "/api/rom-builds/"
 BY_HAND = "#!ipxe\nchain --timeout 8000 http://192.0.2.10/boot || exit 1\nexit 1\n"
-WHY = "an answer that is not a script could keep the machine from its disk"
+WHY = "an answer that is not a script could keep the machine from booting its disk"
 
 
 @pytest.mark.parametrize("profile", Profile.values)
@@ -63,7 +63,7 @@ def test_what_the_sites_script_needs_cannot_be_ordered_off(card: Card) -> None:
 def test_how_long_dhcp_is_waited_for_is_said_in_the_script_alone(card: Card, data_dir: Path) -> None:
     with pytest.raises(ValidationError) as refused:
         Build.of(from_json(SCRIPT), card=card, options=["DHCP_DISC_END_TIMEOUT_SEC=3600"]).submit(ALICE)
-    assert "say that instead" in refused.value.message_dict["options"][0]
+    assert "Change that value instead" in refused.value.message_dict["options"][0]
     job = Build.of(from_json({**SCRIPT, "dhcp_wait": 30}), card=card).submit(ALICE)
     assert BuildRun(job)._request().options["DHCP_DISC_END_TIMEOUT_SEC"] == 16
 
@@ -109,7 +109,7 @@ def test_a_script_written_by_hand_is_warned_of_by_the_command(card: Card, data_d
 def test_where_a_script_written_by_hand_can_hold_a_machine_every_face_says_with_the_line(
     admin_client: Client, card: Card, data_dir: Path, tmp_path: Path
 ) -> None:
-    text, said = "#!ipxe\n:again\ndhcp || goto again\nexit 1\n", "Line 3: “goto again” can go round for ever"
+    text, said = "#!ipxe\n:again\ndhcp || goto again\nexit 1\n", "Line 3: “goto again” can loop for ever"
     answer = post(admin_client, BUILDS, {"card": card.slug, "script": {"text": text}}).json()
     assert answer["warnings"][0].startswith(said)
     assert said in admin_client.get(f"/admin/roms/build/{answer['id']}/change/").content.decode()

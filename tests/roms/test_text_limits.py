@@ -121,7 +121,7 @@ def test_a_stations_name_becomes_no_path(text: str, staff: Callable[..., Client]
 
 @pytest.mark.parametrize("text", [text for text in TEXTS if text])
 def test_a_worker_has_a_stations_name_or_does_not_start(text: str, db: None, data_dir: Path) -> None:
-    with pytest.raises(CommandError, match="cannot be a station's name"):
+    with pytest.raises(CommandError, match="is not a valid name for a station"):
         call_command("worker", station=text)
 
 

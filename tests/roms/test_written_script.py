@@ -20,16 +20,16 @@ def test_the_example_is_fine() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "begin with"),
-        ("#!ipxe", "begin with"),
-        ("\n#!ipxe\nexit\n", "begin with"),
-        ("\ufeff#!ipxe\nexit\n", "begin with"),
-        ("#!ipxexit\n", "begin with"),
-        ("#! ipxe\nexit\n", "begin with"),
+        ("", "The first line must be"),
+        ("#!ipxe", "The first line must be"),
+        ("\n#!ipxe\nexit\n", "The first line must be"),
+        ("\ufeff#!ipxe\nexit\n", "The first line must be"),
+        ("#!ipxexit\n", "The first line must be"),
+        ("#! ipxe\nexit\n", "The first line must be"),
         ("#!ipxe\nexit\0\n", "zero byte"),
         (b"#!ipxe\necho \xff\nexit\n", "UTF-8"),
         ("#!ipxe\necho \ud800\nexit\n", "UTF-8"),
-        ("#!ipxe\n" + "#" * MAX_TEXT, "16,391 bytes; there is room for 16,384"),
+        ("#!ipxe\n" + "#" * MAX_TEXT, "16,391 bytes. At most 16,384"),
     ],
 )
 def test_what_ipxe_would_not_run_is_refused(text: str | bytes, said: str) -> None:
@@ -39,7 +39,7 @@ def test_what_ipxe_would_not_run_is_refused(text: str | bytes, said: str) -> Non
 @pytest.mark.parametrize(
     ("lines", "warning"),
     [
-        ("dchp || exit 1", "Line 2: iPXE knows no command “dchp”."),
+        ("dchp || exit 1", "Line 2: iPXE has no command “dchp”."),
         ("shell", "Line 2: “shell” waits for a person"),
         ("ntp x", "Line 2: “ntp” needs NTP_CMD"),
         (":x ntp pool.example.net", "Line 2: “ntp” needs NTP_CMD"),

@@ -1,4 +1,4 @@
-"""The ways to tell somebody. Another one is a module here, and its two lines below."""
+"""The channels of notifications. To add one, add a module here, a Kind and an item of CHANNELS."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from machines.notifications.channels.webhook import Webhook
 
 class Kind(models.TextChoices):
     WEBHOOK = "webhook"
-    EMAIL = "email", "e-mail"
+    EMAIL = "email", "email"
 
 
 CHANNELS: dict[str, Channel] = {Kind.WEBHOOK: Webhook(), Kind.EMAIL: Email()}
 
-#: The rule's fields that say where it goes, of all channels, and what a form asks for them with.
+#: The fields of a rule for the recipients of all channels, with their form widgets.
 FORM_FIELDS = {name: widget for channel in CHANNELS.values() for name, widget in channel.form_fields.items()}
 
 
 def kinds() -> list[tuple[str, str]]:
-    """The choices, asked for when they are needed: migrations name this function, so a new channel needs none."""
+    """Return the choices. Migrations refer to this function, so a new channel needs no migration."""
     return Kind.choices

@@ -1,4 +1,4 @@
-"""What a channel is: one way to tell somebody."""
+"""The base class of channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class DeliveryError(Exception):
-    """A message did not arrive. `status` is the receiver's answer, None where there was none."""
+    """A message was not delivered. `status` is the receiver's HTTP status; None if there was no answer."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -21,19 +21,19 @@ class DeliveryError(Exception):
 
 
 class Channel(ABC):
-    #: The rule's fields that say where it goes, and what a form asks for them with.
+    #: The fields of a rule for the recipients of this channel, with their form widgets.
     form_fields: ClassVar[Mapping[str, type[forms.Widget] | forms.Widget]]
-    #: Whether it signs what it sends, so that people need the rule's secret.
+    #: Whether the channel signs its messages, so that receivers need the rule's secret.
     is_signed: ClassVar[bool] = False
 
     @abstractmethod
     def validate(self, rule: NotificationRule) -> None:
-        """Raise ValidationError, by field, where the rule does not say where to send."""
+        """Raise ValidationError, by field, if the recipients of the rule are not valid."""
 
     @abstractmethod
     def destination(self, rule: NotificationRule) -> str:
-        """Where it goes, without what may be a secret of the receiver."""
+        """Return the recipients as text, without parts that may be secret."""
 
     @abstractmethod
     def send(self, rule: NotificationRule, payload: Mapping[str, Any], message_id: str) -> int | None:
-        """Return the receiver's answer, where the channel has one. Raises DeliveryError where it did not arrive."""
+        """Send a message and return the receiver's HTTP status, if the channel has one. Raises DeliveryError."""

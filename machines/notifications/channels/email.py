@@ -1,4 +1,4 @@
-"""E-mail, by the mail server that the site's owner named."""
+"""Email, sent by the mail server in RESCUESITE_EMAIL_URL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from machines.models.notification import NotificationRule
 
 MAX_RECIPIENTS = 20
-#: What a mail says of a rescue.
+#: The fields of a rescue that an email contains.
 _RESCUE = ("state", "image", "lifetime", "expires_at", "reason", "enabled_by", "address", "end_cause")
 
 
@@ -27,17 +27,17 @@ class Email(Channel):
     def validate(self, rule: NotificationRule) -> None:
         wrong = []
         if not settings.RESCUESITE_EMAIL_GIVEN:
-            wrong = ["The site sends no mail: its owner has to set RESCUESITE_EMAIL_URL."]
+            wrong = ["This site cannot send email. Ask its administrator to set RESCUESITE_EMAIL_URL."]
         elif not rule.addresses:
-            wrong = ["Name at least one address."]
+            wrong = ["Enter at least one address."]
         elif len(rule.addresses) > MAX_RECIPIENTS:
-            wrong = [f"There is room for {MAX_RECIPIENTS} addresses."]
+            wrong = [f"Enter at most {MAX_RECIPIENTS} addresses."]
         else:
             for address in rule.addresses:
                 try:
                     validate_email(address)
                 except ValidationError:
-                    wrong.append(f"“{address[:100]}” is not a valid e-mail address.")
+                    wrong.append(f"“{address[:100]}” is not a valid email address.")
         if wrong:
             raise ValidationError({"recipients": wrong})
 
@@ -49,7 +49,7 @@ class Email(Channel):
         lines = [payload["text"], "", f"When: {payload['timestamp']}"]
         lines += [f"{name.replace('_', ' ').capitalize()}: {rescue[name]}" for name in _RESCUE if rescue.get(name)]
         lines += [f"Host key: {key}" for key in rescue.get("host_keys", [])]
-        lines += ["", f"Told by the rule “{rule.name}” of {settings.RESCUESITE_BASE_URL}"]
+        lines += ["", f"Sent by the notification rule “{rule.name}” of {settings.RESCUESITE_BASE_URL}"]
         EmailMessage(
             subject=f"[rescue] {payload['text']}"[:200],
             body="\n".join(lines) + "\n",

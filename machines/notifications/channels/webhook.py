@@ -1,6 +1,6 @@
-"""Webhooks: what happens is posted as JSON, signed, to an address that staff wrote down.
+"""Webhooks: the site posts events as signed JSON to a URL.
 
-The signature is that of https://www.standardwebhooks.com, for which receivers have libraries.
+The signature follows https://www.standardwebhooks.com. Libraries for receivers exist.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the standard's
 MAX_URL = 500
-#: Seconds for all of a try: looking up the name, connecting, TLS, sending, reading.
-_WHOLE = 20
-#: So much of an answer is read, and shown.
+#: Seconds for a whole try: name look-up, connecting, TLS, sending, reading.
+_TIMEOUT = 20
+#: The number of bytes of an answer that are read and shown.
 _MAX_ANSWER = 500
-#: CURLOPT_QUICK_EXIT, for which pycurl has no name: close() does not wait for a name look-up that hangs.
+#: CURLOPT_QUICK_EXIT, which has no name in pycurl: close() does not wait for a name look-up.
 _QUICK_EXIT = 322
 
 
@@ -49,10 +49,10 @@ class Webhook(Channel):
     is_signed = True
 
     def validate(self, rule: NotificationRule) -> None:
-        # A name is looked up when something is sent: where it leads now says nothing of then.
+        # Host names are checked when a message is sent, because their addresses may change.
         address = parse_ip(parse(rule.url).hostname or "")
-        if address and (why := objection(address, settings.RESCUESITE_WEBHOOK_NETWORKS)):
-            raise ValidationError({"url": f"Nothing is sent there: {why}."})
+        if address and (reason := objection(address, settings.RESCUESITE_WEBHOOK_NETWORKS)):
+            raise ValidationError({"url": f"The site does not send to this address: {reason}."})
 
     def destination(self, rule: NotificationRule) -> str:
         try:
@@ -76,24 +76,26 @@ class Webhook(Channel):
 
 
 def parse(url: str) -> SplitResult:
-    """Raises ValidationError for what is no address to post to."""
+    """Parse the URL of a webhook. Raises ValidationError."""
     if not url.isascii() or not url.isprintable() or " " in url or len(url) > MAX_URL:
-        raise ValidationError({"url": f"Write an address of at most {MAX_URL} ASCII characters, without spaces."})
+        raise ValidationError({"url": f"Enter a URL of at most {MAX_URL} ASCII characters without spaces."})
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         raise ValidationError(
-            {"url": "This is not a valid address; write it like https://chat.example.net/hook."}
+            {"url": "This is not a valid URL. Enter it like https://chat.example.net/hook."}
         ) from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValidationError({"url": "Write it like https://chat.example.net/hook; http:// works too."})
+        raise ValidationError(
+            {"url": "Enter a URL like https://chat.example.net/hook or http://chat.example.net/hook."}
+        )
     if parts.username is not None or parts.password is not None:
-        raise ValidationError({"url": "Leave out user and password: what is sent is signed instead."})
+        raise ValidationError({"url": "Remove the user and password. The site signs its messages instead."})
     if parts.fragment:
-        raise ValidationError({"url": "Leave out what follows the “#”: it is never sent."})
+        raise ValidationError({"url": "Remove the part after the “#”. HTTP does not send it."})
     if port == 0:
-        raise ValidationError({"url": "A port is between 1 and 65535."})
+        raise ValidationError({"url": "Enter a port between 1 and 65535."})
     return parts
 
 
@@ -102,35 +104,35 @@ def new_secret() -> str:
 
 
 def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
-    """The value of the header `webhook-signature`."""
+    """Return the value of the header `webhook-signature`."""
     key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
     signed = f"{message_id}.{timestamp}.".encode() + body
     return f"v1,{base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()}"
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Sequence[IPNetwork] = ()) -> int:
-    """Post `body` and return the status, 2xx. Raises DeliveryError; a redirect is an error as well."""
-    # Here, so that only who sends loads it: it is large, and no boot process may wait for it or fail with it.
+    """Post `body` and return the status, 2xx. Raises DeliveryError, also for a redirect."""
+    # Imported here, because pycurl is large: boot processes need not load it or fail if it is missing.
     import pycurl
 
     parts, paths = urlsplit(url), ssl.get_default_verify_paths()
-    said = bytearray()
+    received = bytearray()
     refused: list[str] = []
 
     def open_socket(_: int, to: Any) -> Any:
-        """For a connection to exactly this address; a name may lead to several, and to others a moment later."""
+        """Open a socket if the address is allowed. A host name may have several addresses, and they may change."""
         try:
-            if not (why := objection(ip_address(to.addr[0]), allowed)):
+            if not (reason := objection(ip_address(to.addr[0]), allowed)):
                 return sockets.enter_context(socket.socket(to.family, to.socktype, to.protocol))
         except OSError as error:
-            why = f"{to.addr[0]}: {error.strerror}"
-        refused.append(why)
+            reason = f"{to.addr[0]}: {error.strerror}"
+        refused.append(reason)
         return pycurl.SOCKET_BAD
 
     def read(part: bytes) -> int:
-        said.extend(part)
-        # Less than it was given: libcurl hangs up.
-        return len(part) if len(said) < _MAX_ANSWER else 0
+        received.extend(part)
+        # A smaller number than the length of the part makes libcurl close the connection.
+        return len(part) if len(received) < _MAX_ANSWER else 0
 
     options = {
         pycurl.URL: url,
@@ -139,42 +141,42 @@ def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Sequence[IP
         pycurl.POSTFIELDS: body,
         pycurl.OPENSOCKETFUNCTION: open_socket,
         pycurl.WRITEFUNCTION: read,
-        pycurl.TIMEOUT_MS: int(_WHOLE * 1000),
+        pycurl.TIMEOUT_MS: int(_TIMEOUT * 1000),
         pycurl.NOSIGNAL: 1,
         _QUICK_EXIT: 1,
         pycurl.FOLLOWLOCATION: 0,
         pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
         pycurl.NOPROXY: "*",
-        # Whom this system trusts: the library looks where another distribution keeps that.
+        # The CA certificates of this system. The default of the library may be the path of another distribution.
         pycurl.CAINFO: paths.cafile,
         pycurl.CAPATH: paths.capath,
     }
-    # pycurl connects a copy of each socket.
+    # pycurl uses a copy of each socket.
     with pycurl.Curl() as curl, ExitStack() as sockets:
         for option, value in options.items():
             curl.setopt(option, value)
         try:
             curl.perform()
         except pycurl.error as error:
-            code, why = error.args
+            code, message = error.args
             if code != pycurl.E_WRITE_ERROR:
                 is_sent = curl.getinfo(pycurl.REQUEST_SIZE)
-                failed = "took the connection and did not answer" if is_sent else "cannot be reached"
-                raise _error(parts, f"{failed}: {'; '.join([*refused, why])}") from None
+                failed = "did not answer" if is_sent else "cannot be reached"
+                raise _error(parts, f"{failed}: {'; '.join([*refused, message])}") from None
         status: int = curl.getinfo(pycurl.RESPONSE_CODE)
     if not 200 <= status < 300:
-        redirect = ", a redirect, which is not followed" if 300 <= status < 400 else ""
-        text = "".join(c for c in said[:_MAX_ANSWER].decode("utf-8", "replace") if c.isprintable()).strip()
+        redirect = ", a redirect, which the site does not follow" if 300 <= status < 400 else ""
+        text = "".join(c for c in received[:_MAX_ANSWER].decode("utf-8", "replace") if c.isprintable()).strip()
         answer = f"answered {status} {responses.get(status, '')}".rstrip() + redirect
         raise _error(parts, answer + (f": {text}" if text else ""), status)
     return status
 
 
-def _error(parts: SplitResult, what: str, status: int | None = None) -> DeliveryError:
-    """Without the path, which may be a secret: many servers repeat it in what they answer, quoted or decoded."""
+def _error(parts: SplitResult, message: str, status: int | None = None) -> DeliveryError:
+    """Return the error without the path of the URL, which may be a secret. Many servers repeat it in their answers."""
     path = parts._replace(scheme="", netloc="").geturl()
-    parts_of_it = {part for part in re.split(r"[/?&=]", path) if len(part) > 3}
-    for told in sorted({path, *parts_of_it} - {"", "/"}, key=len, reverse=True):
-        for form in {told, unquote(told), html.escape(told), html.escape(unquote(told))}:
-            what = what.replace(form, "…")
-    return DeliveryError(f"{parts.scheme}://{parts.netloc} {what}", status)
+    path_parts = {part for part in re.split(r"[/?&=]", path) if len(part) > 3}
+    for secret in sorted({path, *path_parts} - {"", "/"}, key=len, reverse=True):
+        for form in {secret, unquote(secret), html.escape(secret), html.escape(unquote(secret))}:
+            message = message.replace(form, "…")
+    return DeliveryError(f"{parts.scheme}://{parts.netloc} {message}", status)

@@ -1,1 +1,1 @@
-"""Builds in the admin: the form, its preview, the pages."""
+"""The admin pages of builds."""

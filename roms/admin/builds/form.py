@@ -14,16 +14,41 @@ from django.http import HttpRequest
 from django.utils.safestring import mark_safe
 
 from machines.boot.http import base_url
-from roms.admin.jobs import take_errors
+from machines.models import Actor
+from roms.admin.jobs import OrderForm
 from roms.models import TARGETS, Build, Card, Profile
 from roms.toolchain.ipxe.build import Target
 from roms.toolchain.ipxe.script.spec import DHCP, VARIABLES, ScriptError, ScriptSpec, StaticNetwork, from_json
 
 _DEFAULTS = ScriptSpec("http://192.0.2.1")
+_ADDRESSES = ("ip", "netmask", "gateway", "dns")
+_NUMBERS = ("tries", "timeout", "link_wait", "stp_wait", "dhcp_wait", "nic")
 
 
-class BuildForm(forms.Form):
-    """What staff choose of a ROM. What is valid the model and the script say: here it is put to the right field."""
+class BuildForm(OrderForm):
+    """The choices for a ROM. The model and the script spec validate them; this form shows each error at its field."""
+
+    fieldsets = (
+        ("The ROM", {"fields": ("card", "target", "profile", "options", "banner")}),
+        (
+            "The script in it",
+            {
+                "fields": (
+                    "source",
+                    "site",
+                    "network",
+                    ("ip", "netmask"),
+                    ("gateway", "dns"),
+                    "variables",
+                    ("tries", "timeout"),
+                    ("link_wait", "stp_wait", "dhcp_wait"),
+                    "nic",
+                    "serial_console",
+                    "text",
+                )
+            },
+        ),
+    )
 
     FROM_FORM, BY_HAND = "form", "hand"
     STATIC = "static"
@@ -33,15 +58,15 @@ class BuildForm(forms.Form):
     options = forms.CharField(
         required=False,
         label="Single options",
-        help_text="By the names in iPXE's own headers, one in a line: NAME, NAME=off or NAME=20.",
+        help_text="Names from iPXE's config headers, one per line: NAME, NAME=off or NAME=20.",
         widget=forms.Textarea(attrs={"rows": 2, "cols": 40, "class": "machine-text", "spellcheck": "false"}),
     )
     banner = forms.IntegerField(
         required=False,
         min_value=0,
         max_value=600,
-        label="Banner time-out",
-        help_text="How long the ROM offers its prompt at power-on, in tenths of a second. Empty: as iPXE has it.",
+        label="Banner timeout",
+        help_text="How long the ROM shows its prompt at power-on, in tenths of a second. Empty: iPXE's default.",
     )
     source = forms.ChoiceField(
         choices=[(FROM_FORM, "made from this form"), (BY_HAND, "written by hand")],
@@ -53,8 +78,8 @@ class BuildForm(forms.Form):
         required=False,
         label="Address of the site",
         help_text=mark_safe(
-            "As a network card reaches it: http://192.0.2.10:8000 or https://… Or a file for each machine, as "
-            "<code>manage.py export_boot</code> writes them, from a plain server: "
+            "The address at which network cards reach this site, such as http://192.0.2.10:8000 or https://… "
+            "Or one file per machine from another server; <code>manage.py export_boot</code> writes these files: "
             '<button type="button" class="take" data-file="ftp">FTP</button> '
             '<button type="button" class="take" data-file="tftp">TFTP</button> '
             '<button type="button" class="take" data-file="http">HTTP</button>'
@@ -62,7 +87,7 @@ class BuildForm(forms.Form):
         widget=forms.TextInput(attrs={"class": "machine-text", "size": 44, "spellcheck": "false"}),
     )
     network = forms.ChoiceField(
-        choices=[(DHCP, "DHCP"), (STATIC, "in the ROM: one machine's alone")],
+        choices=[(DHCP, "DHCP"), (STATIC, "static: this ROM is for one machine only")],
         initial=DHCP,
         label="Network settings",
         widget=forms.RadioSelect,
@@ -75,36 +100,36 @@ class BuildForm(forms.Form):
         choices=[(name, name) for name in VARIABLES],
         initial=list(VARIABLES),
         required=False,
-        label="What is sent",
-        help_text="Besides mac and ip, which are always sent.",
+        label="Values to send",
+        help_text="The ROM always sends mac and ip as well.",
         widget=forms.CheckboxSelectMultiple,
     )
     tries = forms.IntegerField(required=False, initial=_DEFAULTS.tries, label="Tries")
-    timeout = forms.IntegerField(required=False, initial=_DEFAULTS.timeout, label="Time-out of one (s)")
+    timeout = forms.IntegerField(required=False, initial=_DEFAULTS.timeout, label="Timeout per try (s)")
     link_wait = forms.IntegerField(required=False, initial=_DEFAULTS.link_wait, label="Wait for a link (s)")
     stp_wait = forms.IntegerField(
         required=False,
         initial=_DEFAULTS.stp_wait,
         label="Slow spanning tree (s)",
-        help_text="Spent at every power-on, for a switch port that forwards nothing at first and does not say so.",
+        help_text="An extra wait at every power-on, for a switch port that forwards late and does not report it.",
     )
     dhcp_wait = forms.IntegerField(
         required=False,
         initial=_DEFAULTS.dhcp_wait,
         label="Wait for DHCP (s)",
-        help_text="For a DHCP server or relay that answers late: up to 15, 31 or 63 s. Spent where nobody answers.",
+        help_text="For a late DHCP server or relay: up to 15, 31 or 63 s. If none answers, the ROM waits this long.",
     )
     nic = forms.IntegerField(
         required=False,
         label="Only card number",
-        help_text="As iPXE counts those that the ROM drives, from 0. Empty: each in turn.",
+        help_text="iPXE counts the cards that the ROM drives, from 0. Empty: the ROM tries each card in turn.",
     )
-    serial_console = forms.BooleanField(required=False, label="Serial console: shows all this at COM1 too")
+    serial_console = forms.BooleanField(required=False, label="Serial console: show the output on COM1 too")
     text = forms.CharField(
         required=False,
         strip=False,
         label="Script",
-        help_text="Begins with #!ipxe. The site does not know how long it may keep a machine from its disk.",
+        help_text="Starts with #!ipxe. The site cannot tell how long such a script delays the boot from disk.",
         widget=forms.Textarea(
             attrs={"rows": 16, "cols": 80, "class": "vLargeTextField machine-text", "spellcheck": "false"}
         ),
@@ -118,16 +143,16 @@ class BuildForm(forms.Form):
             Card.objects.all(),
             required=False,
             widget=AutocompleteSelect(Build._meta.get_field("card"), admin.site),
-            help_text="Type a part of its name or its PCI id.",
+            help_text="Type a part of the name or the PCI ID.",
         )
         self.order_fields(self.field_order)
-        for name in ("banner", "tries", "timeout", "link_wait", "stp_wait", "dhcp_wait", "nic"):
+        for name in ("banner", *_NUMBERS):
             self.fields[name].widget.attrs["class"] = "rom-number"
-        for name in ("ip", "netmask", "gateway", "dns"):
+        for name in _ADDRESSES:
             self.fields[name].widget.attrs |= {"class": "machine-text", "size": 16}
 
     def clean(self) -> dict[str, Any]:
-        """Make the order of what is filled in: what is wrong with one field does not hide what is with another."""
+        """Make and check the build; an error in one field does not hide the errors in others."""
         values = super().clean() or {}
         script = values.get("text", "") if self.is_by_hand else self._spec(values)
         given = {name: values[name] for name in ("card", "target", "profile", "banner") if name in values}
@@ -135,7 +160,7 @@ class BuildForm(forms.Form):
         try:
             self.order.full_clean(exclude=set(self.errors))
         except ValidationError as error:
-            self.take(error)
+            self.add_model_errors(error)
         return values
 
     @property
@@ -151,7 +176,7 @@ class BuildForm(forms.Form):
             return None
 
     def _spec_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The spec as programs would post it; a number that is none has its own error, and counts as not given."""
+        """The spec as JSON. An invalid number is left out: it has an error of its own."""
         data: dict[str, Any] = {
             "site": values.get("site", ""),
             "network": DHCP,
@@ -159,19 +184,24 @@ class BuildForm(forms.Form):
             "serial_console": values.get("serial_console", False),
         }
         if values.get("network") == self.STATIC:
-            data["network"] = {name: values.get(name, "") for name in ("ip", "netmask", "gateway", "dns")}
-        numbers = {name: values.get(name) for name in ("tries", "timeout", "link_wait", "stp_wait", "dhcp_wait", "nic")}
+            data["network"] = {name: values.get(name, "") for name in _ADDRESSES}
+        numbers = {name: values.get(name) for name in _NUMBERS}
         return data | {name: value for name, value in numbers.items() if value is not None}
 
     def single_options(self) -> list[str]:
         return [line.strip() for line in self.cleaned_data.get("options", "").splitlines() if line.strip()]
 
-    def take(self, error: ValidationError) -> None:
-        """Show what the model refuses, at fields of which nothing is said yet."""
+    def submit(self, actor: Actor) -> Build:
+        return self.order.submit(actor)
+
+    def add_model_errors(self, error: ValidationError) -> None:
+        """Show the errors of the model at fields that have no error yet."""
         errors = {name: texts for name, texts in error.message_dict.items() if name not in self.errors}
         script = errors.pop("script", [])
-        # What is wrong with a spec has been said at its fields.
-        take_errors(self, ValidationError({**errors, **({"text": script} if script and self.is_by_hand else {})}))
+        # The fields of the spec show its errors already.
+        if script and self.is_by_hand:
+            errors["text"] = script
+        super().add_model_errors(ValidationError(errors))
 
     @classmethod
     def default(cls, request: HttpRequest) -> dict[str, Any]:
@@ -179,36 +209,12 @@ class BuildForm(forms.Form):
 
     @classmethod
     def order_of(cls, build: Build) -> dict[str, Any]:
-        """The form's values for a build like another one."""
+        """The form's values for a build like this one."""
         values: dict[str, Any] = {name: getattr(build, name) for name in ("card", "target", "profile", "banner")}
         values |= {"options": "\n".join(build.options), "text": build.script}
         if (spec := build.spec) is None:
             return values | {"source": cls.BY_HAND}
         values |= {field.name: getattr(spec, field.name) for field in fields(spec) if field.name != "network"}
         if isinstance(spec.network, StaticNetwork):
-            names = ("ip", "netmask", "gateway", "dns")
-            return values | {"network": cls.STATIC} | {name: getattr(spec.network, name) for name in names}
+            return values | {"network": cls.STATIC} | {name: getattr(spec.network, name) for name in _ADDRESSES}
         return values
-
-
-FIELDSETS = (
-    ("The ROM", {"fields": ("card", "target", "profile", "options", "banner")}),
-    (
-        "The script in it",
-        {
-            "fields": (
-                "source",
-                "site",
-                "network",
-                ("ip", "netmask"),
-                ("gateway", "dns"),
-                "variables",
-                ("tries", "timeout"),
-                ("link_wait", "stp_wait", "dhcp_wait"),
-                "nic",
-                "serial_console",
-                "text",
-            )
-        },
-    ),
-)

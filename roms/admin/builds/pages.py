@@ -1,4 +1,4 @@
-"""Builds: the list, the page that orders one, and the page of one while it runs and after."""
+"""Builds: the list, the page that orders a build, and the page of one build."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from rescuesite.actors import actor_of
-from roms.admin.builds.form import FIELDSETS, BuildForm
+from roms.admin.builds.form import BuildForm
 from roms.admin.builds.preview import fit_of, preview_of
 from roms.admin.jobs import JobAdmin, JobStateFilter, attached, number
 from roms.downloads import CHIP, padded
@@ -34,6 +34,7 @@ from roms.wording import job_url, kib
 class BuildAdmin(JobAdmin):
     permission = "roms.build_rom"
     job_template, panel_template = "roms/build.html", "roms/build_panel.html"
+    order_form = BuildForm
     list_display = (
         "name", "status", "card_short", "target_code", "profile_name", "how_large", "fits_chip", "script_short",
         "asked", "took",
@@ -46,7 +47,7 @@ class BuildAdmin(JobAdmin):
     search_help_text = "Number, card, target, profile, person, or the beginning of a SHA-256."
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # Who flashes must be able to choose a build.
+        # A user who flashes must be able to choose a build.
         return super().has_view_permission(request, obj) or request.user.has_perm("roms.flash_rom")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Build]:
@@ -54,7 +55,7 @@ class BuildAdmin(JobAdmin):
 
     def searched(self, request: HttpRequest, queryset: QuerySet[Any], text: str) -> tuple[QuerySet[Any], bool]:
         if request.GET.get("model_name") == "flashjob" and request.path == reverse("admin:autocomplete"):
-            # To be flashed: what was made, newest first.
+            # The form of a flash job offers only builds that can be flashed.
             queryset = queryset.filter(pk__in=Build.objects.flashable().order_by().values("pk"))
         return super().searched(request, queryset, text)
 
@@ -80,32 +81,17 @@ class BuildAdmin(JobAdmin):
     def script_short(self, build: Build) -> SafeString:
         return format_html('<code title="{}">{}</code>', build.script_sha256, build.script_sha256[:8])
 
-    # Asking for one
+    # The order form
 
-    def add_view(
-        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        if not self.has_add_permission(request):
-            raise PermissionDenied
-        is_posted = request.method == "POST"
-        form = BuildForm(request.POST if is_posted else None, initial=self._initial(request))
-        if is_posted and "_preview" not in request.POST and form.is_valid():
-            try:
-                build = form.order.submit(actor_of(request))
-            except ValidationError as error:
-                form.take(error)
-            else:
-                return HttpResponseRedirect(job_url(build))
-        context = {
+    def form_context(self, form: BuildForm) -> dict[str, Any]:
+        return {
             "title": "Build a ROM",
-            "preview": preview_of(form if is_posted else _bound(form)),
+            "preview": preview_of(form if form.is_bound else _bound(form)),
             "preview_url": reverse("admin:roms_build_preview"),
-            **(extra_context or {}),
         }
-        return self.ask_page(request, form, FIELDSETS, context)
 
     def preview_view(self, request: HttpRequest) -> HttpResponseBase:
-        """The live preview: what the form as it stands comes to, and what is wrong with which field."""
+        """The live preview: the result of the form so far, and the errors by field, as JSON."""
         if not self.has_add_permission(request):
             raise PermissionDenied
         if request.method != "POST":
@@ -116,8 +102,8 @@ class BuildAdmin(JobAdmin):
         errors = {name: [str(text) for text in texts] for name, texts in form.errors.items()}
         return JsonResponse({"errors": errors, "html": html}, headers={"Cache-Control": "no-store"})
 
-    def _initial(self, request: HttpRequest) -> dict[str, Any]:
-        """What the form begins with: a card, or an earlier build's whole order."""
+    def initial(self, request: HttpRequest) -> dict[str, Any]:
+        """The values of an earlier build, or the defaults; with the card and profile that the query names."""
         like = number(request.GET.get("like"))
         build = Build.objects.select_related("card").filter(pk=like).first() if like else None
         initial = BuildForm.order_of(build) if build else BuildForm.default(request)
@@ -128,7 +114,7 @@ class BuildAdmin(JobAdmin):
             initial["profile"] = request.GET["profile"]
         return initial
 
-    # The page of one
+    # The page of one build
 
     def job_urls(self, name: str) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -157,31 +143,30 @@ class BuildAdmin(JobAdmin):
         }
 
     def retry_view(self, request: HttpRequest, pk: int) -> HttpResponseBase:
-        """The same order once more."""
+        """Submit the same order again."""
         job = self.to_be_changed(request, pk)
         if isinstance(job, HttpResponseBase):
             return job
         if not job.is_finished:
-            messages.warning(request, "It is not finished yet.")
+            messages.warning(request, "The build has not finished yet.")
             return HttpResponseRedirect(job_url(job))
         try:
             build: Build = job.again().submit(actor_of(request))
         except ValidationError as error:
             messages.error(request, " ".join(error.messages))
             return HttpResponseRedirect(job_url(job))
-        messages.success(request, f"This is build {build.pk}: the same order as build {job.pk}.")
+        messages.success(request, f"Build {build.pk} repeats build {job.pk}.")
         return HttpResponseRedirect(job_url(build))
 
     def rom_view(self, request: HttpRequest, pk: int) -> HttpResponseBase:
-        """What was built, as it was built."""
         build = self.viewable(request, pk)
         return attached(request, build.artifact, build.file_name)
 
     def padded_view(self, request: HttpRequest, pk: int) -> HttpResponseBase:
-        """What was built, filled up to the size of the chip: for a programmer that wants it so."""
+        """The ROM, padded to the size of the chip: some flash programmers need that."""
         build = self.viewable(request, pk)
         if build.artifact is None or not build.artifact.is_intact():
-            raise Http404("This build has no ROM, or it is gone from the data directory.")
+            raise Http404("This build has no ROM, or its file is missing in the data directory.")
         try:
             contents = padded(build, CHIP)
         except ValidationError as error:
@@ -195,7 +180,7 @@ class BuildAdmin(JobAdmin):
 
 
 def _bound(form: BuildForm) -> BuildForm:
-    """The same form as if its initial values had been posted: for the preview of a form that nobody has filled in."""
+    """The form with its initial values posted: for the preview before anybody has filled it in."""
     data = {}
     for field in form:
         value = field.value()

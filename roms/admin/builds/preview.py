@@ -1,4 +1,4 @@
-"""What the form of a build comes to: the script, how long it may take, whether the ROM fits."""
+"""The preview of a build: the script, how long it delays the boot from disk, and whether the ROM fits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from roms.wording import kib, seconds_text
 
 @dataclass(frozen=True)
 class Row:
-    """How a profile came out for cards like the chosen one."""
+    """The known size of one profile for cards like the chosen one."""
 
     known: KnownSize
     fits: bool | None
@@ -32,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether the ROM fits its chip, as far as earlier builds tell."""
+    """Whether the ROM fits its chip, from the sizes of earlier builds."""
 
     card: Card
     profile: str
@@ -45,7 +45,7 @@ class Fit:
 
     @property
     def offer(self) -> Row | None:
-        """What to take instead: the largest set of features that fits, where the chosen one is not known to."""
+        """The largest profile that fits; None if the chosen one fits."""
         if self.chosen and self.chosen.fits:
             return None
         return next((row for row in reversed(self.rows) if row.fits and not row.is_chosen), None)
@@ -56,14 +56,14 @@ class Fit:
 
     @property
     def verdict(self) -> str:
-        """For the page: fits, too-large or unknown."""
+        """`fits`, `too-large` or `unknown`."""
         if self.chosen is None or self.chosen.fits is None:
             return "unknown"
         return "fits" if self.chosen.fits else "too-large"
 
 
 def fit_of(card: Card | None, target: str, profile: str, *, has_options: bool) -> Fit | None:
-    """What is known of the size; None for what goes into no chip, or while no card is chosen. One query."""
+    """What is known about the size; None without a card, and for targets that are not ROMs. One query."""
     if card is None or target not in ROM_TARGETS:
         return None
 
@@ -77,7 +77,7 @@ def fit_of(card: Card | None, target: str, profile: str, *, has_options: bool) -
 
 @dataclass(frozen=True)
 class Delay:
-    """How long a machine may be kept from its disk."""
+    """How long the script can delay the boot from disk."""
 
     site: str
     network: str
@@ -90,10 +90,10 @@ def delay_of(spec: ScriptSpec) -> Delay:
     case = worst_case(spec, files=files)
     cases = [
         ("no cable", case.no_link),
-        ("no answer to DHCP", case.no_address),
+        ("no answer from DHCP", case.no_address),
         ("no answer from the site", case.no_site),
-        (f"a site that falls silent in each of a rescue's {files} files", case.in_files),
-        ("whatever else happens", case.ever),
+        (f"the site stops answering in each of the {files} files of a rescue", case.in_files),
+        ("any other fault", case.ever),
     ]
     more = worst_case_seconds(spec, 2) - worst_case_seconds(spec, 1)
     return Delay(
@@ -106,10 +106,10 @@ def delay_of(spec: ScriptSpec) -> Delay:
 
 @dataclass(frozen=True)
 class Needed:
-    """A build option that the script cannot do without."""
+    """A build option that the script needs."""
 
     name: str
-    is_added: bool  # the profile leaves it out
+    is_added: bool  # the profile switches it off
 
 
 def needed_by(spec: ScriptSpec, profile: str) -> list[Needed]:
@@ -118,7 +118,7 @@ def needed_by(spec: ScriptSpec, profile: str) -> list[Needed]:
 
 
 def preview_of(form: BuildForm) -> dict[str, Any]:
-    """What the preview shows of a bound form, valid or not."""
+    """The context of the preview for a bound form, valid or not."""
     form.is_valid()
     values, order, spec = form.cleaned_data, form.order, form.order.spec
     is_written = form.is_by_hand and "text" not in form.errors

@@ -1,4 +1,4 @@
-"""manage.py build_rom: have a ROM, or a bootable medium, made."""
+"""manage.py build_rom: build a ROM or a bootable medium."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 
-from machines.management.terminal import NOT_DONE, NOT_SUCCEEDED, actor_named, messages_of, printable
+from machines.management.terminal import NotSucceededError, actor_named, messages_of, printable
 from roms.downloads import pad_size, padded
 from roms.management.terminal import JobCommand, card_named
 from roms.models import Build, Profile
@@ -18,54 +18,46 @@ from roms.models.build import spec_of
 from roms.toolchain.ipxe.build import Target
 from roms.toolchain.ipxe.script.spec import VARIABLES, ScriptSpec
 
-#: The options that say what a script is made of, with the names of the script's fields.
+#: The options for the spec of the script.
 _SPEC = ("variables", "tries", "timeout", "link_wait", "stp_wait", "dhcp_wait", "nic", "static", "serial_console")
 
 
 class Command(JobCommand):
-    help = "Have a ROM, or a bootable medium, made from iPXE's source and a script that asks the rescue site."
+    help = "Build a ROM or a bootable medium from iPXE's source and a script that asks the rescue site."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "card",
-            nargs="?",
-            metavar="CARD",
-            help="like 8086:1229; without one, where the target is not a ROM: all cards",
-        )
+        parser.add_argument("card", nargs="?", metavar="CARD", help="for example 8086:1229; not needed for media")
         script = parser.add_mutually_exclusive_group(required=True)
-        script.add_argument("--site", metavar="URL", help="the rescue site, like http://192.0.2.10")
-        script.add_argument("--script", metavar="FILE", help="a script that you wrote; “-”: from standard input")
-        parser.add_argument(
-            "--target", choices=[target.value for target in Target], default=Target.ROM, help="default: rom"
-        )
+        script.add_argument("--site", metavar="URL", help="the rescue site, for example http://192.0.2.10")
+        script.add_argument("--script", metavar="FILE", help="your own script; “-” for standard input")
+        targets = [target.value for target in Target]
+        parser.add_argument("--target", choices=targets, default=Target.ROM, help="default: rom")
         parser.add_argument("--profile", choices=Profile.values, default=Profile.MINIMAL, help="default: minimal")
         parser.add_argument(
-            "--option", action="append", default=[], metavar="NAME=VALUE", help="of iPXE; may be given several times"
+            "--option", action="append", default=[], metavar="NAME=VALUE", help="iPXE option; repeatable"
         )
-        parser.add_argument("--banner", type=int, metavar="N", help="tenths of a second; 0: no prompt at power-on")
+        parser.add_argument(
+            "--banner", type=int, metavar="N", help="time for the prompt at power-on, in tenths of a second"
+        )
         spec = parser.add_argument_group("with --site")
-        spec.add_argument("--variables", metavar="NAME,…", help=f"sent besides mac and ip: {','.join(VARIABLES)}")
-        spec.add_argument("--tries", type=int, help="how often network and site are tried (default: 3)")
-        spec.add_argument("--timeout", type=int, metavar="SECONDS", help="of one question (default: 8)")
-        spec.add_argument("--link-wait", type=int, metavar="SECONDS", help="for a cable (default: 15)")
         spec.add_argument(
-            "--stp-wait", type=int, metavar="SECONDS", help="for a switch that forwards late (default: 0)"
+            "--variables", metavar="NAME,…", help=f"what to send besides mac and ip: {','.join(VARIABLES)}"
         )
+        spec.add_argument("--tries", type=int, help="how often to try the network and the site (default: 3)")
+        spec.add_argument("--timeout", type=int, metavar="SECONDS", help="timeout per request (default: 8)")
+        spec.add_argument("--link-wait", type=int, metavar="SECONDS", help="how long to wait for a link (default: 15)")
         spec.add_argument(
-            "--dhcp-wait",
-            type=int,
-            metavar="SECONDS",
-            help="for a late DHCP server (default: 15; up to 60)",
+            "--stp-wait", type=int, metavar="SECONDS", help="wait for a switch that forwards late (default: 0)"
         )
-        spec.add_argument("--nic", type=int, help="iPXE's number of the card (default: each in turn)")
-        spec.add_argument(
-            "--static",
-            metavar="IP/NETMASK[/GATEWAY[/DNS]]",
-            help="an address of its own, like 192.0.2.7/24/192.0.2.1; without one it asks DHCP",
+        spec.add_argument("--dhcp-wait", type=int, metavar="SECONDS", help="wait for DHCP (default: 15; at most 60)")
+        spec.add_argument("--nic", type=int, help="the number of the card in iPXE (default: try each card in turn)")
+        static = "a static address, for example 192.0.2.7/24/192.0.2.1 (default: DHCP)"
+        spec.add_argument("--static", metavar="IP/NETMASK[/GATEWAY[/DNS]]", help=static)
+        spec.add_argument("--serial-console", action="store_true", default=None, help="show the output on COM1 too")
+        parser.add_argument("--output", type=Path, metavar="FILE", help="wait, and write the result to this file")
+        parser.add_argument(
+            "--pad", metavar="SIZE", help="pad --output to this size in bytes; “chip” for the chip's size"
         )
-        spec.add_argument("--serial-console", action="store_true", default=None, help="show what it says there too")
-        parser.add_argument("--output", type=Path, metavar="FILE", help="wait, and write there what was made")
-        parser.add_argument("--pad", metavar="SIZE", help="fill --output up to so many bytes; “chip”: as the chip has")
         super().add_arguments(parser)
 
     def submit(self, options: dict[str, Any]) -> Build:
@@ -84,20 +76,19 @@ class Command(JobCommand):
         return build
 
     def _check_output(self, build: Build, options: dict[str, Any]) -> None:
-        """Whoever cannot have the file is to know before the build."""
+        """Check the output file before the build. Raises CommandError, ValidationError."""
         output: Path | None = options["output"]
         if output is None:
             if options["pad"]:
-                raise CommandError("--pad is for --output.")
+                raise CommandError("--pad needs --output.")
             return
         if options["pad"]:
             pad_size(build, options["pad"])
         if output.is_dir() or not output.absolute().parent.is_dir():
-            raise CommandError(
-                f"{output} cannot be written: {'it is a folder' if output.is_dir() else 'no such folder'}."
-            )
+            why = "it is a directory" if output.is_dir() else "the directory does not exist"
+            raise CommandError(f"Cannot write {output}: {why}.")
 
-    def told(self, build: Build) -> str:
+    def summary(self, build: Build) -> str:
         if build.size is None:
             return f"Build {build.pk} is {build.status_at()}."
         room = f" of {build.chip_size:,}" if build.chip_size else ""
@@ -111,19 +102,19 @@ class Command(JobCommand):
         try:
             output.write_bytes(padded(build, options["pad"]) if options["pad"] else build.artifact.path.read_bytes())
         except ValidationError as error:
-            raise CommandError("\n".join(messages_of(error)), returncode=NOT_SUCCEEDED) from error
+            raise NotSucceededError("\n".join(messages_of(error))) from error
         except OSError as error:
-            message = f"{output} cannot be written: {error.strerror}. The site keeps the file of build {build.pk}."
-            raise CommandError(message, returncode=NOT_DONE) from error
+            message = f"Cannot write {output}: {error.strerror}. The site keeps the file of build {build.pk}."
+            raise CommandError(message) from error
 
 
 def _script(options: dict[str, Any]) -> ScriptSpec | str:
-    """What is embedded."""
+    """The script to embed: a spec, or the text of a file. Raises CommandError, ValidationError."""
     given = {name: options[name] for name in _SPEC if options[name] is not None}
     if options["script"] is not None:
         if given:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise CommandError(f"A script that you wrote says itself what it does: leave out {named}.")
+            raise CommandError(f"{named} cannot be used with --script, only with --site.")
         return _read(options["script"])
     spec = {"site": options["site"], **given}
     if "variables" in spec:

@@ -1,4 +1,4 @@
-"""manage.py flash_rom: have a card's flash chip saved, written or restored."""
+"""manage.py flash_rom: save, write or restore the flash chip of a card."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import models
 
 from machines.management.terminal import actor_named, machine_named, printable
-from roms.management.terminal import JobCommand, card_named
+from roms.management.terminal import JobCommand, card_named, job_numbered
 from roms.models import Build, FlashJob, FlashKind, Station
 
 
 class Command(JobCommand):
-    help = "Have a built ROM written into a card's flash chip, at a station; or only save, or restore what was saved."
+    help = "Write a built ROM into the flash chip of a card, save the contents of the chip, or restore saved contents."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         what = parser.add_mutually_exclusive_group(required=True)
         what.add_argument("build", nargs="?", type=int, metavar="BUILD", help="the number of the build to write")
-        what.add_argument("--restore", type=int, metavar="JOB", help="write back what this flash job has saved")
-        what.add_argument("--save", action="store_true", help="only save what is in the chip")
-        parser.add_argument("--station", help="where the card is plugged in (default: local, or as --restore's job)")
-        parser.add_argument("--slot", help="like 0000:03:00.0; needed where there are several such cards")
-        parser.add_argument("--machine", metavar="NAME", help="whose card it is; none: it is not installed")
-        parser.add_argument("--card", metavar="KEY", help="like 8086:1229, or practice (default: the build's)")
-        parser.add_argument("--chip", metavar="NAME", help="only where flashrom found several to choose from")
+        what.add_argument("--restore", type=int, metavar="JOB", help="write back what this flash job saved")
+        what.add_argument("--save", action="store_true", help="only save the contents of the chip")
         parser.add_argument(
-            "--confirm", metavar="NAME", help="the machine's name, or the station's; without it you are asked"
+            "--station", help="the station with the card (default: local, or that of the saved contents)"
         )
+        parser.add_argument("--slot", help="for example 0000:03:00.0; needed if the station has several such cards")
+        parser.add_argument("--machine", metavar="NAME", help="the machine with the card (default: none)")
+        parser.add_argument("--card", metavar="KEY", help="for example 8086:1229 or practice (default: the build's)")
+        parser.add_argument("--chip", metavar="NAME", help="needed if flashrom found several definitions")
+        confirm = "the machine's name, or the station's without a machine (default: ask)"
+        parser.add_argument("--confirm", metavar="NAME", help=confirm)
         super().add_arguments(parser)
 
     def submit(self, options: dict[str, Any]) -> FlashJob:
         job = self._job(options)
-        # Nobody is asked to confirm what is not possible.
+        # Check the order before asking for the confirmation.
         job.full_clean()
         typed = options["confirm"] if options["confirm"] is not None else self._ask(job)
         return job.submit_confirmed(actor_named(options["by"]), typed)
 
     def _job(self, options: dict[str, Any]) -> FlashJob:
         if options["restore"] is not None:
-            saved: FlashJob = _existing(FlashJob, options["restore"])
+            saved = job_numbered(FlashJob, options["restore"])
             job = saved.restoring()
         elif options["save"]:
             job = FlashJob(action=FlashKind.SAVE)
         else:
-            build: Build = _existing(Build, options["build"])
+            build = job_numbered(Build, options["build"])
             job = FlashJob(action=FlashKind.FLASH, build=build, card=build.card)
         if options["station"] or job.station_id is None:
             job.station = _station(options["station"] or "local")
@@ -63,12 +63,12 @@ class Command(JobCommand):
 
     def _ask(self, job: FlashJob) -> str:
         if not sys.stdin.isatty():
-            raise CommandError(f"Confirm it with --confirm {job.confirmation}")
+            raise CommandError(f"Confirm the job with --confirm {job.confirmation}")
         what = {
             FlashKind.FLASH: f"This writes {job.build} into",
-            FlashKind.RESTORE: f"This writes what flash job {job.restores_id} has saved "
+            FlashKind.RESTORE: f"This writes the contents that flash job {job.restores_id} saved "
             f"({job.restored_description()}) into",
-            FlashKind.SAVE: "This saves what is in",
+            FlashKind.SAVE: "This saves the contents of",
         }[FlashKind(job.action)]
         whose = f"of the machine {job.machine.name}, " if job.machine else ""
         where = f" in the slot {job.slot}" if job.slot else ""
@@ -78,12 +78,12 @@ class Command(JobCommand):
         self.stderr.flush()
         return sys.stdin.readline()
 
-    def told(self, job: FlashJob) -> str:
+    def summary(self, job: FlashJob) -> str:
         lines = [f"Flash job {job.pk} is {job.status_at()}."]
         if job.backup_sha256:
-            lines.append(f"Saved what was in the chip: {job.backup_description}, SHA-256 {job.backup_sha256}")
+            lines.append(f"Saved contents: {job.backup_description}, SHA-256 {job.backup_sha256}")
         if job.written_sha256:
-            lines.append(f"{'Wrote' if job.wrote else 'The chip held already'}: SHA-256 {job.written_sha256}")
+            lines.append(f"{'Wrote' if job.wrote else 'The chip already had'}: SHA-256 {job.written_sha256}")
         if job.choices.get("chips"):
             lines.append("Choose with --chip: " + ", ".join(job.choices["chips"]))
         if job.choices.get("slots"):
@@ -91,16 +91,8 @@ class Command(JobCommand):
         return "\n".join(lines)
 
 
-def _existing(model: type[Any], pk: int) -> Any:
-    job: models.Model | None = model.objects.filter(pk=pk).first()
-    if job is None:
-        what = "builds" if model is Build else "flashes"
-        raise CommandError(f"There is no {model.kind} {pk}. “manage.py rom {what}” shows them.")
-    return job
-
-
 def _station(name: str) -> Station:
     station = Station.objects.filter(name=name).first()
     if station is None:
-        raise CommandError(f"There is no station “{name}”. A worker makes it: “manage.py worker --station {name}”.")
+        raise CommandError(f"There is no station “{name}”. A worker creates it: “manage.py worker --station {name}”.")
     return station

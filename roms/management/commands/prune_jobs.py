@@ -1,4 +1,4 @@
-"""manage.py prune_jobs: remove old builds and flash jobs, and files that nothing uses any more."""
+"""manage.py prune_jobs: remove old builds and flash jobs, and unused files."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ from roms.models import Build, FlashJob
 
 class Command(BaseCommand):
     help = (
-        "Remove builds and flash jobs that ended more than so many days ago, with their logs and ROMs. What a card "
-        "holds, or a later job refers to, stays; so does a flash job that saved what was in a chip."
+        "Remove old builds and flash jobs, with their logs and ROMs. The command keeps jobs of installed ROMs, jobs "
+        "that later jobs refer to, and flash jobs that saved the contents of a chip."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--days", type=int, default=400, help="keep this many days (default: %(default)s)")
         parser.add_argument(
-            "--saved-too", action="store_true", help="also flash jobs that saved something, with what they saved"
+            "--days", type=int, default=400, help="keep jobs of the last DAYS days (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--saved-too",
+            action="store_true",
+            help="also remove flash jobs that saved the contents of a chip, with these contents",
         )
         add_json_option(parser)
 
     def handle(self, *args: Any, days: int, saved_too: bool, **options: Any) -> None:
         if days < 1:
-            raise CommandError("Keep one day at least.", returncode=NOT_DONE)
+            raise CommandError("--days must be at least 1.", returncode=NOT_DONE)
         before = timezone.now() - timedelta(days=days)
-        # First: builds that were flashed are kept by their flash jobs.
+        # Flash jobs first: they protect their builds.
         flashes = (FlashJob.objects.all() if saved_too else FlashJob.objects.filter(backup=None)).prune(before)
         builds = Build.objects.prune(before)
         if flashes or builds:
@@ -42,4 +46,4 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps({"builds": builds, "flash_jobs": flashes, "files": files}, indent=2))
             return
-        self.stdout.write(f"{builds} builds, {flashes} flash jobs and {files} files removed.")
+        self.stdout.write(f"Removed {builds} builds, {flashes} flash jobs and {files} files.")

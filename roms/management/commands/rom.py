@@ -1,4 +1,4 @@
-"""manage.py rom cards|builds|flashes|…: what there is and what goes on, for people at a terminal."""
+"""manage.py rom cards|builds|flashes|…: show cards, jobs, stations and installed ROMs."""
 
 from __future__ import annotations
 
@@ -11,47 +11,45 @@ from django.core.management.base import CommandError
 
 from machines.management.terminal import TerminalCommand, actor_named, add_json_option, table
 from roms.api.serializers import CardSerializer, InstalledROMSerializer, StationSerializer
-from roms.management.terminal import json_of, write_log
+from roms.management.terminal import POLL, job_numbered, json_of, write_log
 from roms.models import Build, Card, FlashJob, InstalledROM, Job, JobState, Station
 from roms.toolchain.ipxe.cards import CardError
 from roms.toolchain.ipxe.source import SourceError
 from roms.worker.building import builder, load_cards
 
 _KINDS: dict[str, type[Job]] = {"build": Build, "flash": FlashJob}
-#: Seconds between two looks.
-_POLL = 0.5
 
 
 class Command(TerminalCommand):
-    help = "Show cards, builds, flash jobs, stations and the ledger; show and cancel a job."
+    help = "Show cards, builds, flash jobs, stations and installed ROMs. Show or cancel one job."
 
     def add_actions(self, actions: Any) -> None:
-        cards = actions.add_parser("cards", help="find models of cards")
-        cards.add_argument("text", nargs="*", metavar="TEXT", help="words of name, PCI id, driver or programmer")
-        cards.add_argument("--flashable", action="store_true", help="those that flashrom can write to")
+        cards = actions.add_parser("cards", help="find cards")
+        cards.add_argument("text", nargs="*", metavar="TEXT", help="words in the name, PCI ID, driver or programmer")
+        cards.add_argument("--flashable", action="store_true", help="only cards that flashrom can write to")
         cards.set_defaults(run=self.cards)
-        load = actions.add_parser("load-cards", help="take all cards of iPXE's source into the catalogue")
+        load = actions.add_parser("load-cards", help="add all cards that iPXE supports to the list of cards")
         load.set_defaults(run=self.load_cards)
         for name, run, what in (("builds", self.builds, "builds"), ("flashes", self.flashes, "flash jobs")):
             jobs = actions.add_parser(name, help=f"list {what}, newest first")
             jobs.add_argument("--state", action="append", choices=JobState.values, help="may be given several times")
             jobs.add_argument(
-                "--limit", type=int, default=50, metavar="N", help="at most so many (default: %(default)s)"
+                "--limit", type=int, default=50, metavar="N", help="show at most this many (default: %(default)s)"
             )
             jobs.set_defaults(run=run)
             add_json_option(jobs)
-        stations = actions.add_parser("stations", help="list stations, and whether a worker serves them")
+        stations = actions.add_parser("stations", help="list stations, and whether they have a worker")
         stations.set_defaults(run=self.stations)
-        installed = actions.add_parser("installed", help="list what cards hold")
-        installed.add_argument("--outdated", action="store_true", help="where a later build embeds another script")
+        installed = actions.add_parser("installed", help="list the ROMs in cards")
+        installed.add_argument("--outdated", action="store_true", help="only ROMs whose script is outdated")
         installed.set_defaults(run=self.installed)
         show = actions.add_parser("show", help="show one job")
         show.set_defaults(run=self.show_one)
         log = actions.add_parser("log", help="print a job's log")
-        log.add_argument("--follow", action="store_true", help="until the job is finished")
+        log.add_argument("--follow", action="store_true", help="print the log until the job has finished")
         log.set_defaults(run=self.log)
         cancel = actions.add_parser("cancel", help="cancel a job")
-        cancel.add_argument("--by", metavar="USER", help="the user in whose name it is done")
+        cancel.add_argument("--by", metavar="USER", help="the user who cancels the job, for the audit log")
         cancel.set_defaults(run=self.cancel)
         for parser in (show, log, cancel):
             _add_job(parser)
@@ -75,7 +73,7 @@ class Command(TerminalCommand):
         except (SourceError, CardError) as error:
             raise CommandError(str(error)) from error
         number = load_cards(maker, commit) or Card.objects.count()
-        self.stdout.write(f"The catalogue has {number} cards.")
+        self.stdout.write(f"The list has {number} cards.")
 
     def _say(self, said: bytes) -> None:
         self.stderr.write(said.decode(errors="replace"), ending="")
@@ -123,21 +121,21 @@ class Command(TerminalCommand):
     def log(self, **options: Any) -> None:
         job, offset = _job(options), 0
         while True:
-            # Looked at first: what a finished job wrote last is then in its log.
+            # Read the state before the log: the log of a finished job is then complete.
             finished = job.is_finished
             offset = write_log(job, self.stdout, offset)
             if finished or not options["follow"]:
                 return
             self.stdout.flush()
-            time.sleep(_POLL)
+            time.sleep(POLL)
             job.refresh_from_db()
 
     def cancel(self, **options: Any) -> None:
         job = _job(options)
         if job.is_finished or not job.cancel(actor_named(options["by"])):
-            raise CommandError(f"{job.kind} {job.pk} is {job.status_at()} already.")
+            raise CommandError(f"{job.kind} {job.pk} has already finished: it is {job.status_at()}.")
         waiting = job.state == JobState.RUNNING
-        text = "is asked to stop" if waiting else "is cancelled"
+        text = "was asked to stop" if waiting else "is cancelled"
         self.show(json_of(job), f"{job.kind} {job.pk} {text}.", options)
 
 
@@ -147,11 +145,7 @@ def _add_job(parser: ArgumentParser) -> None:
 
 
 def _job(options: dict[str, Any]) -> Job:
-    model = _KINDS[options["kind"]]
-    job: Job | None = model._default_manager.filter(pk=options["job"]).first()
-    if job is None:
-        raise CommandError(f"There is no {model.kind} {options['job']}.")
-    return job
+    return job_numbered(_KINDS[options["kind"]], options["job"])
 
 
 def _jobs(model: type[Job], related: Sequence[str], options: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""manage.py rom_worker: the former name of manage.py worker."""
+"""manage.py rom_worker: the old name of manage.py worker."""
 
 from roms.management.commands.worker import Command
 

@@ -1,4 +1,4 @@
-"""manage.py worker: builds ROMs, flashes the cards of this host, and delivers notifications."""
+"""manage.py worker: run builds and flash jobs, and deliver notifications."""
 
 from typing import Any
 
@@ -11,26 +11,26 @@ from roms.worker.worker import Worker
 
 class Command(BaseCommand):
     help = (
-        "Run builds, and the flash jobs of a station. A worker that runs builds delivers notifications too. “make run” "
-        "starts one. A host with cards may have its own."
+        "Run builds, and the flash jobs of a station. A worker that runs builds also delivers notifications. "
+        "“make run” starts one worker. You can start another worker on a host with cards."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--station", default=LOCAL, help="whose cards are plugged into this host (default: local)")
+        parser.add_argument("--station", default=LOCAL, help="the station that this host is (default: local)")
         parser.add_argument("--no-flash", action="store_true", help="run builds only")
         parser.add_argument("--no-builds", action="store_true", help="run flash jobs only")
 
     def handle(self, *args: Any, **options: Any) -> None:
         station = None if options["no_flash"] else options["station"]
         if options["no_builds"] and not station:
-            self.stderr.write("With neither builds nor flash jobs there is nothing to do.")
+            self.stderr.write("--no-flash and --no-builds together leave no work for the worker.")
             return
         if station:
             try:
                 Station._meta.get_field("name").clean(station, None)
             except ValidationError as error:
                 raise CommandError(
-                    f"“{station[:60]}” cannot be a station's name. {' '.join(error.messages)}"
+                    f"“{station[:60]}” is not a valid name for a station. {' '.join(error.messages)}"
                 ) from error
         worker = Worker(builds=not options["no_builds"], station=station)
         worker.handle_signals()

@@ -1,5 +1,5 @@
 "use strict";
-// The form of a build: what does not count is hidden, and the preview follows what is typed.
+// The form of a build: hides the fields that do not apply, and updates the preview after each change.
 (() => {
     const SOON = 250;
     const form = () => document.getElementById("build-ask");
@@ -25,7 +25,7 @@
         }
     }
 
-    // At the field itself only what was touched: nobody wants to be told of what they have not come to yet.
+    // Shows errors only at fields that the user has changed.
     function mark(errors) {
         for (const name of touched) {
             const own = form().querySelector(`.fieldBox.field-${name}`) || row(name);
@@ -55,7 +55,7 @@
                 throw new Error(response.statusText);
             }
             const news = await response.json();
-            // An answer that was overtaken says what is no longer so.
+            // Ignore the answer to an older request.
             if (mine === asked) {
                 const place = document.getElementById("preview");
                 const scrolled = place.querySelector(".script")?.scrollTop || 0;
@@ -87,7 +87,7 @@
         }
         form().querySelector("[name=_preview]").hidden = true;
         arrange();
-        // jQuery's: the widget that chooses a card tells nobody else.
+        // The autocomplete widget for the card triggers only jQuery events.
         django.jQuery(form()).on("input change", changed);
         form().addEventListener("click", (event) => {
             const {profile, file} = event.target.dataset || {};

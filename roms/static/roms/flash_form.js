@@ -1,5 +1,5 @@
 "use strict";
-// The form of a flash job: what does not count is hidden, and it says which name confirms. The site compares it.
+// The form of a flash job: hides the fields that do not apply, and shows which name to type. The server checks it.
 (() => {
     const form = () => document.getElementById("flashjob-ask");
 

@@ -1,5 +1,5 @@
 "use strict";
-// The page of a job: fetches its panel and what its log has gained, until it is finished.
+// The page of a job: fetches the panel and the new part of the log until the job has finished.
 (() => {
     const OFTEN = 1000, LONGEST = 1000000;
     const panel = () => document.getElementById("job-panel");
@@ -10,7 +10,7 @@
         document.getElementById("job-stale").textContent = text;
     }
 
-    // Only when something has changed: a button may be about to be pressed, a detail be open.
+    // Replaces the panel only after a change: the user may be about to press a button.
     function show(html) {
         const text = html.trim();
         if (text !== shown) {
@@ -23,7 +23,7 @@
         }
     }
 
-    // As text: what a compiler or flashrom says is data. Whoever scrolled up is reading.
+    // Adds text, never HTML. Scrolls down only if the user has not scrolled up.
     function append(text) {
         if (!text) {
             return;

@@ -1,8 +1,8 @@
-"""One flash at a station: find the chip, save what is in it, write, read back and compare.
+"""One flash at a station: find the chip, save its contents, write, read back and compare.
 
-Nothing is written before the old contents are read twice alike and stored. Until then everything can be cancelled, and
-dies with the worker; the write cannot, and outlives it. The station's lock is inherited by flashrom, so that it is held
-for as long as something works on the card, whoever started it.
+Nothing is written until two reads of the old contents are equal, and the contents are stored. Until then the flash can
+be cancelled, and it ends if the worker dies. The write cannot be cancelled, and it continues if the worker dies.
+flashrom inherits the station's lock, so the station stays locked while flashrom runs.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from roms.toolchain.runner import Finished, Stopped, run
 
 logger = logging.getLogger(__name__)
 
-#: What must stay free on the disk besides the files of one flash, in bytes.
+#: The free space that a flash needs on the disk besides its own files, in bytes.
 SPARE = 16 << 20
-DO_NOT_POWER_OFF = "Do not power off the station or unplug the card: the chip may hold neither the old ROM nor the new."
+DO_NOT_POWER_OFF = (
+    "Do not power off the station or unplug the card: the chip may hold neither the old ROM nor the new ROM."
+)
 WAYS_ON = "Retry the flash, or restore the saved contents."
 
 
 class Phase(enum.StrEnum):
-    """What a flash is at."""
+    """A phase of a flash."""
 
     PROBE = "probe"
     SAVE = "save"
@@ -40,7 +42,7 @@ class Phase(enum.StrEnum):
 
 
 class Refusal(enum.StrEnum):
-    """Why nothing was touched."""
+    """Why the flash changed nothing."""
 
     WRONG_CARD = "wrong_card"
     NO_CARD = "no_card"
@@ -52,23 +54,23 @@ class Refusal(enum.StrEnum):
     WRONG_SIZE = "wrong_size"
     READS_DIFFER = "reads_differ"
     UNSAVED = "unsaved"
-    TOOL = "tool"  # flashrom could not work with the card, or at all
+    TOOL = "tool"  # flashrom failed, or cannot use the card
 
 
 class ChipState(enum.StrEnum):
-    """What a failed write left in the chip, as far as it could be read."""
+    """The contents of the chip after a failed write."""
 
     UNKNOWN = "unknown"
     UNCHANGED = "unchanged"  # the old contents
-    AS_WANTED = "as_wanted"  # the new contents, though flashrom said that it failed
+    AS_WANTED = "as_wanted"  # the new contents, although flashrom reported an error
 
 
 class FlashError(Exception):
-    """A flash that did not succeed; the message says what happened, and what to do."""
+    """A flash did not succeed. The message says what happened, and what to do."""
 
 
 class RefusedError(FlashError):
-    """Nothing was written. Where there is a choice to make, `chips` or `cards` hold what to choose from."""
+    """Nothing was written. If several chips or cards were found, `chips` or `cards` lists them."""
 
     def __init__(
         self, refusal: Refusal, message: str, *, chips: tuple[Chip, ...] = (), cards: tuple[PCICard, ...] = ()
@@ -80,20 +82,22 @@ class RefusedError(FlashError):
 
 
 class StoppedError(FlashError):
-    """Cancelled, or out of time, before anything was written."""
+    """The flash was cancelled, or took too long, before the write."""
 
     def __init__(self, phase: Phase, stopped: Stopped) -> None:
         if stopped is Stopped.CANCELLED:
-            message = f"Cancelled in phase {phase}; nothing was written."
+            message = f"Cancelled in phase {phase}. Nothing was written."
         else:
-            message = f"flashrom took too long in phase {phase} and was ended; nothing was written. Check the card."
+            message = (
+                f"flashrom took too long in phase {phase}, so the site stopped it. Nothing was written. Check the card."
+            )
         super().__init__(message)
         self.phase = phase
         self.stopped = stopped
 
 
 class FlashFailedError(FlashError):
-    """The write was begun, and did not end well."""
+    """The write failed after it had started."""
 
     def __init__(self, message: str, state: ChipState, phase: Phase) -> None:
         super().__init__(message)
@@ -102,39 +106,39 @@ class FlashFailedError(FlashError):
 
 
 class Listener:
-    """What a flash tells, and asks, whoever started it.
+    """The callbacks of a flash.
 
-    Until the write has begun, an exception ends the flash, and nothing is written. From then on exceptions are logged
-    and the flash goes on: what becomes of the chip must not hang on a database.
+    Before the write, an exception of a callback ends the flash, and nothing is written. From then on exceptions are
+    only logged: a database error must not leave the chip half written.
     """
 
     def store_backup(self, file: Path, sha256: str, chip: Chip) -> None:
-        """Keep the chip's old contents. Return only once they are kept durably and recorded; else raise."""
+        """Store the old contents of the chip. Return only after they are stored durably; raise otherwise."""
         raise NotImplementedError
 
     def phase_started(self, phase: Phase) -> None:
-        """The next phase begins. WRITE is the point of no return: raise, and nothing is written."""
+        """The next phase starts. The start of WRITE is the last chance to raise an exception and prevent the write."""
 
     def log(self, output: bytes) -> None:
-        """flashrom said something."""
+        """flashrom printed something."""
 
     def note(self, text: str) -> None:
-        """We did something that flashrom says nothing about."""
+        """A message of the site for the log."""
 
     def progress(self, done: float) -> None:
-        """So much is done, of 1."""
+        """The part that is done, from 0 to 1."""
 
     def should_stop(self) -> bool:
-        """Whether to stop, asked about once a second; not heeded any more where a write is going on."""
+        """Whether to cancel. Called about once a second; ignored during a write."""
         return False
 
     def overdue(self) -> None:
-        """The write takes longer than it should, or somebody wants to stop it; it goes on."""
+        """The write takes longer than expected, or somebody wants to cancel it. It continues."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds that flashrom may take, for each time it is run."""
+    """The time limits for each run of flashrom, in seconds."""
 
     probe: float = 120.0
     save: float = 900.0
@@ -147,8 +151,8 @@ class Result:
     """A flash that succeeded."""
 
     chip: Chip
-    wrote: bool  # False: the chip had the wanted contents already, or only its contents were to be saved
-    verified_sha256: str | None  # of the contents read back; None where they were only to be saved
+    wrote: bool  # False if the chip already had the new contents, or if the flash only saved
+    verified_sha256: str | None  # of the new contents, read back; None if the flash only saved
 
     @property
     def size(self) -> int:
@@ -157,34 +161,34 @@ class Result:
 
 @dataclass
 class Flashing:
-    """One flash, one restore, or one saving of a chip's contents (without `contents`)."""
+    """One flash. Without `contents` and `contents_for` it only saves the contents of the chip."""
 
     programmer: Programmer | PracticeChip
-    folder: Path  # of this flash alone; must outlive a write that outlives us
+    folder: Path  # for this flash only; it must exist until the write ends, even if this process dies
     lock: Path  # the station's
     listener: Listener
-    contents: bytes | None = None  # exactly what the chip is to hold
-    #: Makes them where it takes the chip's size; what it raises ends the flash before anything is touched.
+    contents: bytes | None = None  # the new contents, exactly as large as the chip
+    #: Makes the contents for the chip that was found. If it raises an exception, the flash changes nothing.
     contents_for: Callable[[Chip], bytes] | None = None
     slot: PCISlot | None = None
-    chip: str | None = None  # flashrom's name of it, where there was a choice
-    card: str | None = None  # the vendor and device that the contents are for, as in "8086:1229"
-    expected_size: int | None = None  # of the chip, where the card is known to have no other
+    chip: str | None = None  # flashrom's name of the chip, if there are several definitions
+    card: str | None = None  # the PCI ID for the contents, for example "8086:1229"
+    expected_size: int | None = None  # the known size of the card's chip
     limits: Limits = Limits()
-    label: str = ""  # what the lock's owner is called, where another one asks
+    label: str = ""  # the name of this flash in messages to others
     program: str = PROGRAM
     pci_devices: Path = PCI_DEVICES
     _lock_fd: int = field(init=False, repr=False)
 
     def run(self) -> Result:
-        """Do it. Raises FlashError, ProgramMissingError, and what the listener raises before the write has begun."""
+        """Run the flash. Raises FlashError, StationBusyError, ProgramMissingError, and exceptions of the listener."""
         if self.contents is not None and self.expected_size not in (None, len(self.contents)):
             raise _wrong_size(len(self.contents), f"the card's chip has {self.expected_size}")
         with station_lock(self.lock, self.label) as self._lock_fd:
             slot = self._slot()
             tool = Flashrom(self.programmer, slot, self.chip, self.program)
             chip = self._probe(tool)
-            # From here on the chip goes by its name, so that each run means the same definition of it.
+            # From now on, name the chip, so that each run of flashrom uses the same definition.
             tool = Flashrom(self.programmer, slot, chip.name, self.program)
             old = self._save(tool, chip)
             verified = None
@@ -192,7 +196,7 @@ class Flashing:
             if wrote:
                 verified = self._write_and_verify(tool, chip, old)
             elif self.contents is not None:
-                self.listener.note("The chip holds exactly these contents already; there is nothing to write.")
+                self.listener.note("The chip already has exactly these contents. There is nothing to write.")
                 verified = _sha256(old)
             self._after(lambda: self.listener.progress(1.0))
             return Result(chip, wrote, verified)
@@ -200,7 +204,7 @@ class Flashing:
     # Probe
 
     def _slot(self) -> PCISlot | None:
-        """The one slot to work on; where none is named, the one that has the card. Raises RefusedError."""
+        """The slot of the card. Raises RefusedError if it is not clear."""
         if self.programmer.is_practice:
             return None
         if self.card is None:
@@ -211,12 +215,12 @@ class Flashing:
             if there is None:
                 raise RefusedError(Refusal.NO_CARD, f"There is no card in slot {self.slot}.")
             if there.id != self.card.lower():
-                message = f"The card in slot {self.slot} is {there.id}; this ROM is for {self.card}."
+                message = f"The card in slot {self.slot} is {there.id}, but this ROM is for {self.card}."
                 raise RefusedError(Refusal.WRONG_CARD, message, cards=(there,))
             return self.slot
         fitting = tuple(card for card in cards if card.id == self.card.lower())
         if not fitting:
-            raise RefusedError(Refusal.NO_CARD, f"No card {self.card} is plugged in here.")
+            raise RefusedError(Refusal.NO_CARD, f"This station has no card {self.card}.")
         if len(fitting) > 1:
             raise _several_cards(fitting)
         return fitting[0].slot
@@ -232,19 +236,19 @@ class Flashing:
             raise self._refused(verdict, tool.slot)
         chip = verdict.chip
         if chip is None:
-            raise RefusedError(Refusal.TOOL, "flashrom succeeded without naming the chip; the log shows what it said.")
+            raise RefusedError(Refusal.TOOL, "flashrom succeeded, but did not name the chip. See the log.")
         if self.contents_for is not None:
             self.contents = self.contents_for(chip)
         if self.contents is not None and len(self.contents) != chip.size:
             raise _wrong_size(len(self.contents), f"the chip {chip} has {chip.size}")
         if self.expected_size not in (None, chip.size):
-            message = f"The chip {chip} has {chip.size} bytes, the card's should have {self.expected_size}."
+            message = f"The chip {chip} has {chip.size} bytes, but this card should have {self.expected_size}."
             raise RefusedError(Refusal.WRONG_SIZE, f"{message} Is this the right card?", chips=(chip,))
         self.listener.progress(0.1)
         return chip
 
     def _refused(self, verdict: Verdict, slot: PCISlot | None) -> FlashError:
-        """Why it cannot begin, with what there is to choose from."""
+        """The error for a failed probe, with the choices."""
         refusal = _REFUSALS.get(verdict.outcome, Refusal.TOOL)
         if refusal is Refusal.SEVERAL_CARDS:
             known = {card.id for card in supported_cards(self.program) if card.programmer == self.programmer.name}
@@ -252,19 +256,19 @@ class Flashing:
         message = str(verdict)
         if verdict.outcome is Outcome.MEMORY_REFUSED:
             drivers = [card.driver for card in plugged_in(self.pci_devices) if card.slot == slot and card.driver]
-            message += f" The driver {drivers[0]} holds it." if drivers else ""
+            message += f" The driver {drivers[0]} uses the card." if drivers else ""
         chips = verdict.chips if refusal is Refusal.SEVERAL_CHIPS else ()
-        names = f" There is: {', '.join(chip.name for chip in chips)}." if chips else ""
+        names = f" Found: {', '.join(chip.name for chip in chips)}." if chips else ""
         return RefusedError(refusal, message + names, chips=chips)
 
     # Save
 
     def _save(self, tool: Flashrom, chip: Chip) -> bytes:
-        """Read the chip twice alike, and have it stored. Raises FlashError, and what the listener raises."""
+        """Read the chip twice, compare, and store the contents. Raises FlashError, and exceptions of the listener."""
         self.listener.phase_started(Phase.SAVE)
         free = shutil.disk_usage(self.folder).free
         if free < 4 * chip.size + SPARE:
-            message = f"{self.folder} has {free >> 20} MB free: not enough to save the chip's contents. Make room."
+            message = f"{self.folder} has only {free >> 20} MB free: too little to save the contents. Free some space."
             raise RefusedError(Refusal.UNSAVED, message)
         first = self._read_before_write(tool, chip, "old.bin")
         self.listener.progress(0.25)
@@ -272,8 +276,8 @@ class Flashing:
         self.listener.progress(0.4)
         if first != second:
             differing = sum(one != other for one, other in zip(first, second, strict=True))
-            message = f"Two reads of the chip differ in {differing} of {chip.size} bytes, so neither can be trusted."
-            advice = "Clean the card's contacts and plug it in anew, with the station switched off."
+            message = f"Two reads of the chip differ in {differing} of {chip.size} bytes, so they are not reliable."
+            advice = "Switch the station off, clean the card's contacts, and plug the card in again."
             raise RefusedError(Refusal.READS_DIFFER, f"{message} {advice}")
         file = self.folder / "old.bin"
         sync(file)
@@ -291,14 +295,14 @@ class Flashing:
             raise RefusedError(Refusal.UNSAVED, f"The chip's contents could not be saved. {verdict}")
         contents = file.read_bytes()
         if len(contents) != chip.size:
-            message = f"flashrom read {len(contents)} bytes from a chip of {chip.size}; nothing was written."
+            message = f"flashrom read {len(contents)} bytes from a chip of {chip.size} bytes. Nothing was written."
             raise RefusedError(Refusal.UNSAVED, message)
         return contents
 
     # Write and verify
 
     def _write_and_verify(self, tool: Flashrom, chip: Chip, old: bytes) -> str:
-        """Write, then compare what is read back; its SHA-256. Raises FlashError."""
+        """Write, read back and compare. Returns the SHA-256 of the new contents. Raises FlashError."""
         assert self.contents is not None
         wanted = self.folder / "wanted.bin"
         wanted.write_bytes(self.contents)
@@ -324,14 +328,14 @@ class Flashing:
         if not verdict.is_ok:
             raise self._failed(str(verdict), state, Phase.WRITE)
         if found is None:
-            raise self._failed("flashrom says that it wrote, but the chip cannot be read.", state, Phase.VERIFY)
+            raise self._failed("flashrom reported success, but the chip cannot be read.", state, Phase.VERIFY)
         if found != self.contents:
-            message = "flashrom says that it wrote, but the chip holds something else."
+            message = "flashrom reported success, but the chip has other contents."
             raise self._failed(message, state, Phase.VERIFY)
         return _sha256(found)
 
     def _read_back(self, tool: Flashrom) -> bytes | None:
-        """What the chip holds after the write, None where nobody can tell. No cancelling: this has to be known."""
+        """The contents of the chip after the write; None if they cannot be read. This step cannot be cancelled."""
         file = self.folder / "new.bin"
         try:
             file.unlink(missing_ok=True)
@@ -345,14 +349,14 @@ class Flashing:
             )
             return None if finished.stopped or finished.returncode else file.read_bytes()
         except Exception:
-            logger.exception("A chip could not be read back.")
+            logger.exception("The chip could not be read after the write.")
             return None
 
     def _failed(self, message: str, state: ChipState, phase: Phase) -> FlashFailedError:
         if state is ChipState.UNCHANGED:
             rest = f"The chip still holds the old contents. {WAYS_ON}"
         elif state is ChipState.AS_WANTED:
-            rest = f"A read afterwards found the new contents all the same. {WAYS_ON}"
+            rest = f"However, the chip has the new contents. {WAYS_ON}"
         else:
             rest = f"{DO_NOT_POWER_OFF} {WAYS_ON}"
         return FlashFailedError(f"{message} {rest}", state, phase)
@@ -360,7 +364,7 @@ class Flashing:
     # What the phases share
 
     def _run(self, command: list[str], phase: Phase, limit: float) -> Finished:
-        """Run flashrom where it may be killed. Raises StoppedError."""
+        """Run flashrom in a phase that can be cancelled. Raises StoppedError."""
         if self.listener.should_stop():
             raise StoppedError(phase, Stopped.CANCELLED)
         finished = run(
@@ -377,11 +381,11 @@ class Flashing:
         return finished
 
     def _after(self, tell: Callable[[], None]) -> None:
-        """Tell the listener something after the write has begun: it cannot stop us any more."""
+        """Call the listener after the start of the write. Its exceptions are only logged."""
         try:
             tell()
         except Exception:
-            logger.exception("The listener of a flash failed after the write; going on.")
+            logger.exception("The listener of a flash failed after the start of the write. The flash continues.")
 
 
 _REFUSALS = {
@@ -396,11 +400,11 @@ _REFUSALS = {
 
 def _several_cards(cards: tuple[PCICard, ...]) -> RefusedError:
     listed = "; ".join(map(str, cards))
-    return RefusedError(Refusal.SEVERAL_CARDS, f"More than one card fits; choose the slot: {listed}.", cards=cards)
+    return RefusedError(Refusal.SEVERAL_CARDS, f"Several cards match. Choose the slot: {listed}.", cards=cards)
 
 
 def _wrong_size(size: int, but: str) -> RefusedError:
-    message = f"The contents have {size} bytes; {but}. Only contents of exactly the chip's size can be written."
+    message = f"The contents have {size} bytes, but {but}. They must have exactly the size of the chip."
     return RefusedError(Refusal.WRONG_SIZE, message)
 
 

@@ -1,7 +1,7 @@
-"""flashrom: its command lines, and what its answers mean.
+"""flashrom: its command lines, and the meaning of its output.
 
-Debian 12's 1.3 is what runs; what 1.2 to 1.8 say is understood too. The exit status decides and the text explains:
-"Erase/write done" is said of writes that failed, and no version says the same for identical contents.
+Debian 12 has version 1.3. This module understands the output of 1.2 to 1.8. The exit status decides, and the text only
+explains: flashrom prints "Erase/write done" even after some failed writes, and the texts differ between versions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from roms.toolchain.flash.programmers import NIC_PROGRAMMERS, PracticeChip, Prog
 from roms.toolchain.runner import ProgramMissingError, run
 
 PROGRAM = "flashrom"
-#: Seconds for a question that touches no hardware.
+#: The time limit for commands that use no hardware, in seconds.
 QUESTION = 30.0
 
 _FOUND = re.compile(
@@ -31,7 +31,7 @@ _SIZES = re.compile(r"Image size \((\d+) B\) doesn't match the expected size \((
 _ERROR = re.compile(r"^(?:Critical )?Error: (.*)$", re.MULTILINE | re.IGNORECASE)
 _VERSION = re.compile(r"^flashrom v?(\S+) on ", re.MULTILINE)
 _NOT_WORKING = re.compile(r"^This flash part has status NOT WORKING for operations:(.*)$", re.MULTILINE)
-#: What a chip is known not to do, and what it cannot do by design.
+#: An operation is known to fail with this chip, or the chip does not support it.
 _ABORTED = re.compile(
     r"^(?:Read|Erase|Write)(?:/erase)? is not (?:working|possible) (?:yet )?on (?:this chip|your programmer)[^.]*\.|"
     r"^flash\w+ has no (?:read|erase|write) function for this flash chip\.",
@@ -46,7 +46,7 @@ _CARD = re.compile(r"^(?P<names>.*\S)\s+(?P<id>[0-9a-f]{4}:[0-9a-f]{4})\s+(?P<st
 
 @dataclass(frozen=True)
 class SupportedCard:
-    """A card that the installed flashrom knows."""
+    """A card that the installed flashrom supports."""
 
     programmer: str
     name: str
@@ -55,12 +55,20 @@ class SupportedCard:
 
 
 def supported_cards(program: str = PROGRAM) -> list[SupportedCard]:
-    """The PCI cards that the installed flashrom knows. Raises ProgramMissingError."""
-    return list(read_supported_cards(_whole_answer([program, "-L"])))
+    """The PCI cards that the installed flashrom supports. Raises ProgramMissingError."""
+    return list(read_supported_cards(_output([program, "-L"])))
+
+
+def supported_cards_if_installed() -> list[SupportedCard]:
+    """The PCI cards that the installed flashrom supports; none if it is not installed."""
+    try:
+        return supported_cards()
+    except ProgramMissingError:
+        return []
 
 
 def read_supported_cards(text: str) -> Iterator[SupportedCard]:
-    """Read the PCI parts of what `flashrom -L` prints."""
+    """Read the PCI cards in the output of `flashrom -L`."""
     programmer = ""
     for line in text.splitlines():
         if header := _CARD_LIST.match(line):
@@ -73,7 +81,7 @@ def read_supported_cards(text: str) -> Iterator[SupportedCard]:
 
 
 def reached(cards: Iterable[SupportedCard]) -> dict[str, SupportedCard]:
-    """Those whose boot ROM a programmer of NIC_PROGRAMMERS reaches, by PCI id."""
+    """The cards that one of NIC_PROGRAMMERS can flash, by PCI ID."""
     return {card.id: card for card in cards if card.programmer in NIC_PROGRAMMERS}
 
 
@@ -81,11 +89,11 @@ def reached(cards: Iterable[SupportedCard]) -> dict[str, SupportedCard]:
 
 
 def version(program: str = PROGRAM) -> str:
-    """The version of the installed flashrom, "unknown" where nobody knows. Raises ProgramMissingError."""
-    found = read_version(_whole_answer([program, "--version"]))
+    """The version of the installed flashrom, or "unknown". Raises ProgramMissingError."""
+    found = read_version(_output([program, "--version"]))
     if found != "unknown":
         return found
-    # Debian 12 builds it from a tree that has lost its version.
+    # Debian 12 builds flashrom without its version.
     try:
         package = run(["dpkg-query", "--showformat=${Version}", "--show", "flashrom"], timeout=QUESTION)
     except ProgramMissingError:
@@ -94,12 +102,12 @@ def version(program: str = PROGRAM) -> str:
 
 
 def read_version(text: str) -> str:
-    """The version in what flashrom says first."""
+    """The version in the first line of flashrom's output, or "unknown"."""
     found = _VERSION.search(text)
     return found[1] if found else "unknown"
 
 
-def _whole_answer(command: list[str]) -> str:
+def _output(command: list[str]) -> str:
     chunks: list[bytes] = []
     run(command, log=chunks.append, timeout=QUESTION)
     return b"".join(chunks).decode(errors="replace")
@@ -110,7 +118,7 @@ def _whole_answer(command: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Flashrom:
-    """flashrom for one chip: the command lines."""
+    """The command lines of flashrom for one chip."""
 
     programmer: Programmer | PracticeChip
     slot: PCISlot | None = None
@@ -124,7 +132,7 @@ class Flashrom:
         return [*self._start(), "-r", str(file)]
 
     def write(self, file: Path) -> list[str]:
-        """Write and verify. There is an option not to verify; nothing here ever uses it."""
+        """Write and verify. The site never uses flashrom's option that skips the verification."""
         return [*self._start(), "-w", str(file)]
 
     def _start(self) -> list[str]:
@@ -132,11 +140,11 @@ class Flashrom:
         return [self.program, "-p", self.programmer.argument(self.slot), *chip]
 
 
-# Answers
+# The output
 
 
 class Outcome(enum.StrEnum):
-    """What flashrom's answer amounts to."""
+    """The meaning of flashrom's output."""
 
     OK = "ok"
     NO_CHIP = "no_chip"
@@ -163,7 +171,7 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Chip:
-    """A flash chip that was found."""
+    """A flash chip that flashrom found."""
 
     vendor: str
     name: str
@@ -177,13 +185,13 @@ class Chip:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What flashrom's answer means: for the program, and in a sentence for the person."""
+    """The meaning of flashrom's output, with a message and advice for people."""
 
     outcome: Outcome
     message: str
     advice: str = ""
     chips: tuple[Chip, ...] = ()
-    not_working: frozenset[str] = frozenset()  # what is known not to work with this chip: PROBE, READ, ERASE, WRITE, WP
+    not_working: frozenset[str] = frozenset()  # operations that fail with this chip: PROBE, READ, ERASE, WRITE, WP
 
     @property
     def is_ok(self) -> bool:
@@ -191,7 +199,7 @@ class Verdict:
 
     @property
     def chip(self) -> Chip | None:
-        """The chip, where exactly one was found."""
+        """The chip, if exactly one was found."""
         return self.chips[0] if len(self.chips) == 1 else None
 
     def __str__(self) -> str:
@@ -199,7 +207,7 @@ class Verdict:
 
 
 class _Sign(NamedTuple):
-    """A text of flashrom's, and what it means."""
+    """A text in flashrom's output, and its meaning."""
 
     text: str
     outcome: Outcome
@@ -208,156 +216,155 @@ class _Sign(NamedTuple):
 
 
 _RELAX = (
-    "Unload the card's driver (as in modprobe -r e100). If that is not enough, boot the station with iomem=relaxed;"
-    " where Secure Boot is on, the kernel is locked down until it is off."
+    "Unload the card's driver (for example modprobe -r e100). If this does not help, boot the station with "
+    "iomem=relaxed, and switch Secure Boot off, because it locks the kernel down."
 )
 
-#: In this order: what comes first explains what flashrom says after it ("Programmer initialization failed").
+#: The first match counts. Later texts, such as "Programmer initialization failed", are only consequences.
 _SIGNS = (
     _Sign(
         "Unknown programmer",
         Outcome.UNKNOWN_PROGRAMMER,
-        "This flashrom was built without that programmer.",
-        "Install a flashrom that has it, or choose another station.",
+        "This flashrom does not have that programmer.",
+        "Install a flashrom with this programmer, or choose another station.",
     ),
     _Sign(
         "Unknown chip",
         Outcome.UNKNOWN_CHIP,
-        "flashrom does not know a chip of that name.",
-        "Leave the chip's name empty to see what it finds.",
+        "flashrom does not know a chip with that name.",
+        "Leave the name of the chip empty, and see what flashrom finds.",
     ),
     _Sign(
         "Multiple supported PCI devices found",
         Outcome.SEVERAL_CARDS,
-        "More than one card is plugged in that this programmer can reach.",
+        "The station has several cards that this programmer supports.",
         "Choose the slot.",
     ),
     _Sign(
         "No supported PCI device found",
         Outcome.NO_CARD,
-        "No card that this programmer can reach was found there.",
-        "Check the slot, and that the card is plugged in; switch the station off before you plug one in.",
+        "flashrom found no card that this programmer supports.",
+        "Check the slot and the card. Switch the station off before you plug a card in.",
     ),
     _Sign(
         "open(/dev/mem): Permission denied",
         Outcome.MEMORY_REFUSED,
-        "flashrom may not open /dev/mem, through which it reaches the card.",
+        "flashrom needs /dev/mem to reach the card, but may not open it.",
         "Run the station's worker as root.",
     ),
     _Sign(
         "open(/dev/mem): No such file or directory",
         Outcome.MEMORY_REFUSED,
-        "This host has no /dev/mem, through which flashrom reaches the card.",
-        "Run the station's worker on the host itself, not in a container, with a kernel that has /dev/mem"
-        " (CONFIG_DEVMEM).",
+        "flashrom needs /dev/mem to reach the card, but this host does not have it.",
+        "Run the station's worker on the host, not in a container, with a kernel that has /dev/mem (CONFIG_DEVMEM).",
     ),
     _Sign(
         "open(/dev/mem): ",
         Outcome.MEMORY_REFUSED,
-        "The kernel does not let flashrom open /dev/mem, through which it reaches the card.",
-        "Where Secure Boot is on, the kernel is locked down until it is off. In a container or under a systemd unit, "
-        "the worker needs CAP_SYS_RAWIO and the device /dev/mem. Else boot the station with iomem=relaxed.",
+        "flashrom needs /dev/mem to reach the card, but the kernel does not allow it.",
+        "Switch Secure Boot off, because it locks the kernel down. In a container or a systemd unit, the worker needs "
+        "CAP_SYS_RAWIO and the device /dev/mem. Otherwise boot the station with iomem=relaxed.",
     ),
     _Sign(
         "mmap failed: Operation not permitted",
         Outcome.MEMORY_REFUSED,
-        "The kernel does not let flashrom into the card's memory.",
+        "The kernel does not allow flashrom to map the card's memory.",
         _RELAX,
     ),
     _Sign(
         "mmap failed: Invalid argument",
         Outcome.MEMORY_REFUSED,
         "The kernel does not map the card's memory for flashrom (CONFIG_STRICT_DEVMEM, CONFIG_X86_PAT).",
-        f"{_RELAX} If neither helps, boot it with nopat.",
+        f"{_RELAX} If this does not help either, boot the station with nopat.",
     ),
     _Sign(
         "mmap failed",
         Outcome.MEMORY_REFUSED,
-        "The card's memory cannot be mapped for flashrom.",
-        f"{_RELAX} The log says what the kernel answered.",
+        "flashrom cannot map the card's memory.",
+        f"{_RELAX} The log shows the kernel's error.",
     ),
     _Sign(
         "Could not get I/O privileges",
         Outcome.PORTS_REFUSED,
-        "The kernel does not let flashrom use I/O ports.",
-        "Run the worker as root; dmesg | grep flashrom says more. Where Secure Boot is on, the kernel is locked down.",
+        "The kernel does not allow flashrom to use I/O ports.",
+        "Run the worker as root, and read dmesg | grep flashrom. Switch Secure Boot off: it locks the kernel down.",
     ),
     _Sign(
         "device has MEM space accesses disabled",
         Outcome.MEMORY_DISABLED,
-        "The card's memory is switched off, as it is after its driver was unloaded.",
-        "Switch it on: setpci -s SLOT COMMAND=2:2, with the card's slot.",
+        "The card's memory is switched off. This happens when its driver is unloaded.",
+        "Switch it on: setpci -s SLOT COMMAND=2:2. SLOT is the card's slot.",
     ),
     _Sign(
         "device has I/O space accesses disabled",
         Outcome.MEMORY_DISABLED,
-        "The card's I/O ports are switched off, as they are after its driver was unloaded.",
-        "Switch them on: setpci -s SLOT COMMAND=1:1, with the card's slot.",
+        "The card's I/O ports are switched off. This happens when its driver is unloaded.",
+        "Switch them on: setpci -s SLOT COMMAND=1:1. SLOT is the card's slot.",
     ),
     _Sign(
         "Cannot find any working access method",
         Outcome.NO_PCI,
         "flashrom cannot reach the PCI bus of this host.",
-        "Run the station's worker as root, on the host itself and not in a container.",
+        "Run the station's worker as root on the host, not in a container.",
     ),
     _Sign(
         "Flash is in Secure Mode",
         Outcome.PROTECTED,
-        "The card keeps its flash chip locked (secure mode): nothing but its maker's own tools writes to it.",
+        "The card locks its flash chip (secure mode). Only the vendor's own tools can write to it.",
         "Use another card, or start the machine from an ISO, a USB stick or PXE.",
     ),
     _Sign(
         "Enabling flash write access failed",
         Outcome.PROTECTED,
-        "The card does not let its flash chip be written.",
-        "Look whether the card carries a chip at all, and whether a jumper or its setup protects it.",
+        "The card does not allow writes to its flash chip.",
+        "Check whether the card has a chip, and whether a jumper or the card's setup protects it.",
     ),
     _Sign(
         "Multiple flash chip definitions match",
         Outcome.SEVERAL_CHIPS,
-        "More than one chip fits what was found.",
-        "Read the name that is printed on the chip, and choose it.",
+        "flashrom has several definitions that match the chip.",
+        "Read the name on the chip, and choose it.",
     ),
     _Sign(
         "No EEPROM/flash device found",
         Outcome.NO_CHIP,
-        "The card has no flash chip that flashrom recognises.",
-        "Check that a chip sits in the socket, the right way round.",
+        "flashrom found no flash chip on the card.",
+        "Check that the socket has a chip, and that the chip is the right way round.",
     ),
     _Sign(
         "doesn't match the expected size",
         Outcome.WRONG_SIZE,
-        "The contents do not have the chip's size.",
+        "The contents and the chip have different sizes.",
         "Build the ROM for this chip.",
     ),
     _Sign(
         "Programmer initialization failed",
         Outcome.PROGRAMMER_FAILED,
-        "flashrom could not set up its programmer.",
-        "The log says why.",
+        "flashrom could not initialize its programmer.",
+        "The log shows why.",
     ),
     _Sign(
         "could not be written completely",
         Outcome.FILE_FAILED,
-        "What was read from the chip could not be saved.",
-        "Make room on the disk.",
+        "flashrom could not save the contents of the chip.",
+        "Free some space on the disk.",
     ),
-    _Sign("Error: opening file", Outcome.FILE_FAILED, "flashrom could not open a file.", "The log says which."),
+    _Sign("Error: opening file", Outcome.FILE_FAILED, "flashrom could not open a file.", "The log shows which one."),
 )
 _UNSUPPORTED = _Sign(
     "",
     Outcome.UNSUPPORTED_CHIP,
-    "A chip answers that this flashrom does not know, so neither its size nor how to write it is known.",
-    "Nothing was written. Read what is printed on the chip, and look for it in flashrom -L: a later flashrom may know "
-    "it. A chip with bad contacts answers so too: clean them, with the station switched off.",
+    "The card has a chip that this flashrom does not know, so its size and its commands are unknown.",
+    "Nothing was written. Read the name on the chip, and search for it in flashrom -L: a later flashrom may know it. "
+    "Bad contacts can also cause this error: switch the station off, and clean them.",
 )
-_NOT_WORKING_ADVICE = "Install a later flashrom, which may do it, or use another card."
-_WRITE_FAILED = "Erasing or writing the chip failed."
-_VERIFY_FAILED = "What flashrom read back is not what it wrote."
+_NOT_WORKING_ADVICE = "Install a later flashrom, which may support it, or use another card."
+_WRITE_FAILED = "flashrom failed to erase or write the chip."
+_VERIFY_FAILED = "flashrom read back other contents than it wrote."
 
 
 def understand(output: bytes, returncode: int) -> Verdict:
-    """What an answer of flashrom's means."""
+    """The meaning of flashrom's output and exit status."""
     text = output.decode(errors="replace")
     chips = tuple(
         Chip(found["vendor"], found["name"], int(found["kb"]) * 1024, found["bus"], found["programmer"] or "")
@@ -370,39 +377,39 @@ def understand(output: bytes, returncode: int) -> Verdict:
 
 
 def cannot(verdict: Verdict, *operations: str) -> Verdict | None:
-    """Another verdict where one of these operations is known not to work with the chip found; None elsewhere."""
+    """The verdict if one of these operations is known to fail with the chip; None otherwise."""
     broken = [name.lower() for name in operations if name in verdict.not_working]
     if not broken or not verdict.is_ok:
         return None
-    message = f"flashrom's authors know that this does not work with the chip {verdict.chip}: {', '.join(broken)}."
+    message = f"According to flashrom, these operations do not work with the chip {verdict.chip}: {', '.join(broken)}."
     return dataclasses.replace(verdict, outcome=Outcome.NOT_WORKING, message=message, advice=_NOT_WORKING_ADVICE)
 
 
 def _judge(text: str, returncode: int, *, is_unknown: bool = False) -> tuple[Outcome, str, str]:
     if is_unknown and returncode >= 0:
-        # It says so with status 0, too: where only the size is asked for, the answer is 0.
+        # For --flash-size the exit status is 0 even for an unknown chip.
         return _UNSUPPORTED.outcome, _UNSUPPORTED.message, _UNSUPPORTED.advice
     if returncode == 0:
         return Outcome.OK, "flashrom succeeded.", ""
     if returncode < 0:
-        return Outcome.KILLED, f"flashrom was ended by signal {-returncode}.", ""
+        return Outcome.KILLED, f"Signal {-returncode} killed flashrom.", ""
     if returncode == 2:
         return Outcome.WRITE_FAILED, _WRITE_FAILED, ""
-    # The manual says that 3 is a failed mmap, and it is; a failed verification is 3 as well.
+    # Exit status 3 is a failed mmap, according to the manual, but also a failed verification.
     if returncode == 3 and "mmap failed" not in text and "open(/dev/mem)" not in text:
         return Outcome.VERIFY_FAILED, _VERIFY_FAILED, ""
     for sign in _SIGNS:
         if sign.text in text:
             return sign.outcome, _in_detail(sign, text), sign.advice
     if found := _ABORTED.search(text):
-        return Outcome.NOT_WORKING, f"flashrom does not try it: {found[0].strip()}", _NOT_WORKING_ADVICE
+        return Outcome.NOT_WORKING, f"flashrom refused the operation: {found[0].strip()}", _NOT_WORKING_ADVICE
     errors = _ERROR.findall(text)
     said = f": {errors[-1]}" if errors else "."
-    return Outcome.FAILED, f"flashrom failed with exit status {returncode}{said}", "The log says more."
+    return Outcome.FAILED, f"flashrom failed with exit status {returncode}{said}", "The log shows more."
 
 
 def _in_detail(sign: _Sign, text: str) -> str:
-    """A sign's message, with the sizes or the cause that flashrom names."""
+    """The message of a sign, with the sizes or the cause in flashrom's output."""
     if sizes := _SIZES.search(text):
         return f"{sign.message[:-1]}: {sizes[1]} bytes for {sizes[2]}."
     if sign.outcome is Outcome.PROGRAMMER_FAILED:

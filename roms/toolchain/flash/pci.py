@@ -1,4 +1,4 @@
-"""PCI cards of this host, and where they are plugged in."""
+"""The PCI cards of this host, and their slots."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ PCI_DEVICES = Path("/sys/bus/pci/devices")
 
 
 class WrongAddressError(ValueError):
-    """This is not a valid PCI address; the message says what one looks like."""
+    """The text is not a valid PCI address. The message shows a valid one."""
 
 
 @dataclass(frozen=True, order=True)
 class PCISlot:
-    """Where a card is plugged in."""
+    """The slot of a card."""
 
     domain: int
     bus: int
@@ -25,12 +25,12 @@ class PCISlot:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read "0000:03:00.0" or "03:00.0", and nothing else: it becomes part of a command line."""
+        """Read "0000:03:00.0" or "03:00.0". The check is strict: the slot becomes part of a command line."""
         pattern = r"(?:([0-9a-fA-F]{4}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])"
         found = re.fullmatch(pattern, text)
         if not found:
             raise WrongAddressError(
-                f"“{text[:40]}” is not a valid PCI address, like 03:00.0 or 0000:03:00.0 (see lspci -D)."
+                f"“{text[:40]}” is not a valid PCI address. Write it like 03:00.0 or 0000:03:00.0 (see lspci -D)."
             )
         domain, *rest = found.groups()
         return cls(int(domain or "0", 16), *(int(part, 16) for part in rest))
@@ -41,7 +41,7 @@ class PCISlot:
 
 @dataclass(frozen=True)
 class PCICard:
-    """A card that is plugged in here."""
+    """A card in this host."""
 
     slot: PCISlot
     id: str  # vendor and device, as in "8086:1229"
@@ -54,7 +54,7 @@ class PCICard:
 
 
 def plugged_in(devices: Path = PCI_DEVICES) -> list[PCICard]:
-    """The PCI devices of this host, by slot. Where a driver holds a card, its MAC address tells it from its twin."""
+    """The PCI devices of this host, sorted by slot. A card has MAC addresses only while its driver is loaded."""
     found = []
     for folder in devices.iterdir() if devices.is_dir() else []:
         try:

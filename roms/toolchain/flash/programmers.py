@@ -1,4 +1,4 @@
-"""What flashrom may reach a chip through: the programmers of network cards, and the practice chip."""
+"""The flashrom programmers that the site uses: those for network cards, and one for the practice chip."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import ClassVar
 
 from roms.toolchain.flash.pci import PCISlot
 
-#: flashrom's programmers for the boot ROMs of network cards, and all that a card can be flashed with. Each takes one
-#: parameter, the slot (flashrom 1.3 to 1.8, programmers/*.c). nicintel_eeprom is not among them: it writes the card's
-#: own settings.
+#: flashrom's programmers for the boot ROMs of network cards. The site uses no others. Each has one parameter, the slot
+#: (flashrom 1.3 to 1.8, programmers/*.c). nicintel_eeprom is missing on purpose: it writes the settings of the card.
 NIC_PROGRAMMERS = ("nic3com", "nicintel", "nicintel_spi", "nicnatsemi", "nicrealtek")
-#: flashrom's programmer without a card, for practice.
+#: flashrom's programmer without hardware, for practice.
 DUMMY = "dummy"
 
 
 class WrongProgrammerError(ValueError):
-    """No programmer that a card may be flashed with; the message says which ones are."""
+    """The site must not use this programmer. The message lists the allowed ones."""
 
 
 @dataclass(frozen=True)
 class Programmer:
-    """What flashrom reaches a card's chip through: one of NIC_PROGRAMMERS. The slot comes extra.
+    """A programmer for a card's chip: one of NIC_PROGRAMMERS.
 
-    Raises WrongProgrammerError for anything else: "dummy" and others read and write files that they are told.
+    Raises WrongProgrammerError for other names. The name becomes part of a command line, and "dummy" and other
+    programmers read and write files.
     """
 
     name: str
-    #: Whether there is no card.
+    #: Whether this is the practice chip, without hardware.
     is_practice: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -45,9 +45,9 @@ class Programmer:
 
 @dataclass(frozen=True)
 class PracticeChip:
-    """A chip to practise with: flashrom's dummy programmer, with the chip's contents in a file of the site's own.
+    """The practice chip: flashrom's dummy programmer, with the contents in a file of the site.
 
-    No text that somebody writes leads here: the site names the file. `size` is a multiple of 1 KiB, in bytes.
+    The site alone chooses the file. `size` is in bytes, a multiple of 1 KiB.
     """
 
     image: Path
@@ -56,13 +56,13 @@ class PracticeChip:
     is_practice: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        # A comma would begin another parameter.
+        # A comma would start another parameter.
         if not re.fullmatch(r"[^,=\x00-\x1f\x7f]+", str(self.image)):
             raise WrongProgrammerError(
-                f"flashrom cannot keep a chip in {self.image}: its path has a comma or an equals sign in it. Move the "
-                "data directory (RESCUESITE_DATA_DIR)."
+                f"flashrom cannot use {self.image}: the path has a comma or an equals sign. Move the data directory "
+                "(RESCUESITE_DATA_DIR)."
             )
 
     def argument(self, slot: PCISlot | None = None) -> str:
-        """The value of flashrom's -p; there is no slot."""
+        """The value of flashrom's -p. The slot is ignored."""
         return f"{DUMMY}:emulate=VARIABLE_SIZE,size={self.size},image={self.image}"

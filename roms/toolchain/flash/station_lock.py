@@ -18,7 +18,7 @@ class StationBusyError(Exception):
 
 @contextlib.contextmanager
 def station_lock(path: Path, label: str = "") -> Iterator[int]:
-    """Hold a station; yields the descriptor to be inherited. Raises StationBusyError."""
+    """Lock a station; yield the descriptor that child processes inherit. Raises StationBusyError."""
     with contextlib.ExitStack() as held:
         try:
             descriptor = held.enter_context(locked(path, wait=False))
@@ -31,7 +31,7 @@ def station_lock(path: Path, label: str = "") -> Iterator[int]:
 
 
 def holders(path: Path) -> dict[int, str]:
-    """Who holds a station's lock: the processes' numbers and names. All of it is seen by root alone."""
+    """The processes that hold a station's lock, by their IDs. Only root sees all of them."""
     lock = path.stat()
     found = {}
     for link in Path("/proc").glob("[0-9]*/fd/*"):
@@ -47,7 +47,7 @@ def holders(path: Path) -> dict[int, str]:
 
 def _busy(path: Path) -> StationBusyError:
     since, label = None, ""
-    # Whoever holds it may be writing this just now.
+    # The owner may be writing this file right now.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         owner = json.loads(path.read_text())
         label = str(owner["label"])
@@ -57,5 +57,7 @@ def _busy(path: Path) -> StationBusyError:
     parts += [f"since {since:%Y-%m-%d %H:%M:%S} UTC"] if since else []
     parts += [f"held by {', '.join(f'{name} ({pid})' for pid, name in processes.items())}"] if processes else []
     details = f" ({'; '.join(parts)})" if parts else ""
-    message = f"Another flash is at work on this station{details}. Wait for its end; do not power off the station."
+    message = (
+        f"Another flash job runs on this station{details}. Wait until it has finished. Do not power off the station."
+    )
     return StationBusyError(message)

@@ -1,1 +1,1 @@
-"""iPXE: its source, options and cards, and what is built of them."""
+"""iPXE: its source, options, cards, scripts and builds."""

@@ -1,7 +1,7 @@
-"""Builds one file from an iPXE source tree, in a private tree of its feature set. The same inputs give the same bytes.
+"""Builds one file from an iPXE source tree. The same inputs give the same bytes.
 
-What could make them differ is kept away: the environment is clean, the account is one without rights, times are the
-commit's, paths are mapped to “.”, and the version is the commit rather than what Git would say of a checkout.
+For this, the environment is clean, file times and the version come from the commit, and paths are mapped to “.”. The
+build runs under an account without rights, in a build tree for its set of features.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from roms.toolchain import runner, sandbox
 from roms.toolchain.ipxe import cards as ipxe_cards
@@ -29,12 +29,12 @@ from roms.toolchain.ipxe.host_tools import missing_tools, tools_message
 from roms.toolchain.ipxe.make_output import ErrorKind, Listener, MakeOutput, Phase, explain
 from roms.toolchain.ipxe.option_headers import Option, Value, read_options
 from roms.toolchain.ipxe.source import SourceError, SourceStoppedError, SourceTree
-from roms.toolchain.ipxe.trees import Forest, Tree, TreeSpec, TreeStoppedError, with_usual_modes
+from roms.toolchain.ipxe.trees import BuildTrees, Tree, TreeSpec, TreeStoppedError, with_usual_modes
 from roms.toolchain.sandbox import Sandbox
 
-#: Bytes that all trees together may take.
+#: The largest size of all build trees together, in bytes.
 TREES_LIMIT = 3 << 30
-#: A tree with everything compiled for UEFI, all drivers linked, takes a third of it.
+#: The free space that a build needs, in bytes. The largest tree, for UEFI with all drivers, takes a third of it.
 SPACE = 400 << 20
 #: Seconds.
 TIMEOUT = 3600.0
@@ -42,12 +42,12 @@ TIMEOUT = 3600.0
 _SOURCE_SHARE = 0.05
 
 _BIOS, _UEFI = "bin", "bin-x86_64-efi"
-#: What options and cards are read from.
+#: The paths that define options and cards.
 _READ_PATHS = ("src/config", "src/hci", "src/drivers", "src/arch", "src/util/parserom.pl")
 
 
 class Target(enum.StrEnum):
-    """What is built; https://ipxe.org/appnote/buildtargets."""
+    """A build target; see https://ipxe.org/appnote/buildtargets."""
 
     ROM = "rom"
     MROM = "mrom"
@@ -60,12 +60,11 @@ class Target(enum.StrEnum):
 
     @property
     def label(self) -> str:
-        """What it is called, for people."""
         return _LABELS[self]
 
     @property
     def needs_card(self) -> bool:
-        """Whether it is for one card: the others have all drivers."""
+        """Whether the target is for one card. The others have all drivers."""
         return self in {Target.ROM, Target.MROM, Target.EFIROM, Target.COMBINED}
 
     @property
@@ -74,7 +73,7 @@ class Target(enum.StrEnum):
 
     @property
     def platforms(self) -> tuple[str, ...]:
-        """Of which platforms' options it is made."""
+        """The platforms of its parts."""
         return tuple("efi" if part.bin_folder == _UEFI else "pcbios" for part in self.parts)
 
 
@@ -92,7 +91,7 @@ _LABELS: Mapping[Target, str] = {
     Target.COMBINED: "ROM for BIOS and UEFI",
     Target.ISO: "CD image (.iso)",
     Target.USB: "USB stick image (.usb)",
-    Target.LKRN: "for another boot loader on BIOS (.lkrn)",
+    Target.LKRN: "program for a boot loader on BIOS (.lkrn)",
     Target.EFI: "program for UEFI (.efi)",
 }
 _PARTS: Mapping[Target, tuple[Part, ...]] = {
@@ -117,55 +116,54 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What is to be built."""
+    """The order for one build."""
 
     target: Target
     script: bytes
-    #: 8086:1229; for targets with all drivers none.
+    #: For example 8086:1229; empty for targets with all drivers.
     card: str = ""
-    #: Only where the tree has several for the card.
+    #: Only if the tree has several drivers for the card.
     driver: str = ""
     profile: str = ipxe_options.DEFAULT_PROFILE
     #: Changes to the profile.
     options: Mapping[str, Value] = field(default_factory=dict)
-    #: Whether it may run what is neither a script nor a kernel, if profile and options bring that.
+    #: Whether the ROM may run images other than scripts and kernels, if the options allow it.
     foreign_images: bool = False
-    #: Tenths of a second that the ROM waits at its prompt; None: as long as the tree has it.
+    #: How long the ROM waits at its prompt, in tenths of a second; None for iPXE's default.
     banner: int | None = None
 
     @property
     def file_name(self) -> str:
-        """What the artifact is called."""
         media = {Target.COMBINED: "combined.rom"}.get(self.target, str(self.target))
         return f"{self.card.replace(':', '') or 'ipxe'}.{media}"
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """A file that was built, and how."""
+    """The result of a build."""
 
     artifact: Path
     size: int
     sha256: str
     commit: str
-    #: All that differs from the tree's defaults.
+    #: The options that differ from the tree's defaults.
     options: Mapping[str, Value]
     commands: tuple[str, ...]
     tool_versions: Mapping[str, str]
-    #: How many source files had to be compiled.
+    #: The number of compiled source files.
     objects_compiled: int
 
 
-#: How the tree's programs are kept from the rest of the host.
-IN_NAMESPACES = "In namespaces of its own: no network, none of the site's files, and its processes end with it."
+#: How a build is isolated from the host.
+IN_NAMESPACES = "The build runs in its own namespaces, without network or the site's files. Its processes end with it."
 _WITHOUT_NAMESPACES = (
-    "Without namespaces of its own, under the account {account} alone: it reaches the network, and reads what that "
-    "account may. {problem}"
+    "The build runs without its own namespaces, under the account {account}: it can use the network, and read the "
+    "files of that account. {problem}"
 )
 
 
 class _Known(NamedTuple):
-    """What is known of a commit."""
+    """The facts about a commit."""
 
     options: dict[str, Option]
     catalogue: list[CatalogueCard]
@@ -174,12 +172,12 @@ class _Known(NamedTuple):
 
 @dataclass
 class Builder:
-    """Builds from one source, with its trees below `folder`; as `user` where we are root."""
+    """Builds from one source, with build trees below `folder`, as `user` if we are root."""
 
     source: SourceTree
     folder: Path
     user: str | None = "nobody"
-    #: The site's data, which a build must not see wherever it lies.
+    #: The site's data directory, which a build must not see.
     hidden: Path | None = None
     trees_limit: int = TREES_LIMIT
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
@@ -187,28 +185,28 @@ class Builder:
 
     @functools.cached_property
     def problem(self) -> str:
-        """Why there are no namespaces for builds here; empty where there are. Raises AccountMissingError."""
+        """Why this host has no namespaces for builds; empty if it has. Raises AccountMissingError."""
         return sandbox.problem(self.user)
 
     @property
     def box(self) -> Sandbox | None:
-        """What the programs of every tree see of the host; None where there are no namespaces."""
+        """The sandbox for the programs of a tree; None without namespaces."""
         return None if self.problem else Sandbox(hidden=(self.hidden,) if self.hidden else ())
 
     @property
     def isolation(self) -> str:
-        """How builds are kept from the rest of the host, in a sentence."""
+        """How builds are isolated from the host, in a sentence."""
         if not self.problem:
             return IN_NAMESPACES
         account = self.user if self.user and os.geteuid() == 0 else "of the site"
         return _WITHOUT_NAMESPACES.format(account=account, problem=self.problem)
 
     def options(self, commit: str) -> dict[str, Option]:
-        """The options that the tree has at a commit that was obtained. Raises SourceError, CardError."""
+        """The options of the tree at a commit. Raises SourceError, CardError."""
         return self._facts(commit).options
 
     def catalogue(self, commit: str) -> list[CatalogueCard]:
-        """The cards that the tree drives at a commit that was obtained. Raises SourceError, CardError."""
+        """The cards that the tree supports at a commit. Raises SourceError, CardError."""
         return self._facts(commit).catalogue
 
     def _facts(self, commit: str) -> _Known:
@@ -281,16 +279,16 @@ class _Build:
         self._check_space()
         versions = self._versions()
         with ExitStack() as held:
-            # In the same order in every build: two that need both trees cannot wait for each other.
+            # Every build locks its trees in the same order, so two builds cannot deadlock.
             built = []
             for number, part in enumerate(request.target.parts):
                 self.listener.phase(Phase.TREE)
                 compilers = "\n".join(versions[name] for name in ("gcc", "ld"))
-                tree = held.enter_context(self._forest().tree(TreeSpec(commit, part.bin_folder, headers, compilers)))
+                tree = held.enter_context(self._trees().tree(TreeSpec(commit, part.bin_folder, headers, compilers)))
                 built.append((tree, self._make(tree, part, card, commit, number)))
             self.listener.phase(Phase.FINISHING)
             artifact = self._finish(built, commit)
-        self._forest().prune()
+        self._trees().prune()
         self.listener.progress(1.0)
         content = artifact.read_bytes()
         return BuildResult(
@@ -304,14 +302,14 @@ class _Build:
             objects_compiled=self.compiled,
         )
 
-    # Before
+    # Checks before the build
 
     def _tell_isolation(self) -> None:
         self.listener.isolation(self.builder.isolation)
         self._say(self.builder.isolation)
 
     def _card(self, commit: str) -> CatalogueCard | None:
-        """The card, as the tree knows it: make's own answer to an unknown one comes late, and is hard to read."""
+        """The card in the tree. Raises BuildError now, because make reports an unknown card late and unclearly."""
         if not self.request.target.needs_card:
             return None
         wanted = ipxe_cards.pci_id(self.request.card)
@@ -331,40 +329,45 @@ class _Build:
         if free < SPACE:
             raise BuildError(
                 ErrorKind.DISK_FULL,
-                f"{self.builder.folder} has {free >> 20} MB free; a build needs {SPACE >> 20} MB.",
+                f"{self.builder.folder} has {free >> 20} MB free, but a build needs {SPACE >> 20} MB.",
             )
 
     def _versions(self) -> dict[str, str]:
-        """What the tools say of themselves, in one line each."""
+        """The versions of the tools, one line each."""
         asked = {"gcc": ["gcc", "--version"], "ld": ["ld", "--version"], "make": ["make", "--version"]}
         asked["perl"] = ["perl", "-e", "print qq{perl $^V\n}"]
         if self.request.target in {Target.ISO, Target.USB}:
             asked["mtools"] = ["mformat", "--version"]
         if self.request.target is Target.ISO:
             asked["xorriso"] = ["xorriso", "--version"]
-        return {name: _first_line(self._run(command).output) for name, command in asked.items()}
+        return {name: _first_line(self._run(None, command).output) for name, command in asked.items()}
 
-    # Making
+    # The build
 
-    def _forest(self) -> Forest:
+    def _trees(self) -> BuildTrees:
         builder = self.builder
-        trees = builder.folder / "trees"
-        return Forest(
-            *(trees, builder.source, builder.user, builder.trees_limit, self._run_inside, self._say, self.should_stop),
+        return BuildTrees(
+            *(
+                builder.folder / "trees",
+                builder.source,
+                builder.user,
+                builder.trees_limit,
+                self._run,
+                self._say,
+                self.should_stop,
+            ),
             sandbox=builder.box,
         )
 
     def _make(self, tree: Tree, part: Part, card: CatalogueCard | None, commit: str, number: int) -> str:
-        """Call make, and return the path of what it has made, relative to the tree's src."""
+        """Call make, and return the path of the result, relative to the tree's src."""
         made = f"{part.bin_folder}/{card.rom_name if card else 'ipxe'}.{part.media}"
         variables = {"GITVERSION": commit, "EXTRA_CFLAGS": _for_make(f"-ffile-prefix-map={tree.src.resolve()}=.")}
         if self.request.script:
             variables["EMBED"] = tree.embed(self.request.script)
         if card and card.is_ambiguous:
-            # make does not notice that another driver is asked for than last time.
-            self._run_inside(
-                tree.sandbox, ["rm", "-f", "--", made, f"{made}.tmp"], cwd=tree.src, user=self.builder.user
-            )
+            # make does not notice that the driver has changed since the last build.
+            self._in_tree(tree, ["rm", "-f", "--", made, f"{made}.tmp"])
             if self.request.driver:
                 variables[f"DRIVER_{card.rom_name}"] = self.request.driver
         arguments = [f"{name}={value}" for name, value in sorted(variables.items())]
@@ -384,10 +387,10 @@ class _Build:
         return made
 
     def _finish(self, built: Sequence[tuple[Tree, str]], commit: str) -> Path:
-        """Put the parts together, and bring the artifact out of the tree."""
+        """Join the parts, and copy the result out of the tree."""
         (tree, made), *others = built
-        # The last steps read the other trees too.
-        tree = replace(tree, sandbox=self._forest().sandbox_of(tree.root, *(other.root for other, _ in others)))
+        # The last steps also read the other trees.
+        tree = replace(tree, sandbox=self._trees().sandbox_of(tree.root, *(other.root for other, _ in others)))
         further = [f"../../../{other.root.name}/tree/src/{name}" for other, name in others]
         artifact = self.into / self.request.file_name
         epoch = {"SOURCE_DATE_EPOCH": str(self.builder._facts(commit).time)}
@@ -395,14 +398,14 @@ class _Build:
             self._collect(tree, ["perl", "util/catrom.pl", made, *further], artifact)
             parts = sum((part.src / name).stat().st_size for part, name in built)
             if artifact.stat().st_size != parts:
-                raise BuildError(ErrorKind.FAILED, "The parts for BIOS and UEFI cannot be put together.")
+                raise BuildError(ErrorKind.FAILED, "The parts for BIOS and UEFI could not be joined.")
             return artifact
         if self.request.target in {Target.ISO, Target.USB}:
             image = f"{_BIOS}/ipxe.{self.request.target}"
             command = with_usual_modes(["util/genfsimg", "-o", image, made, *further])
             finished = self._run_in(tree, command, tree.environment | epoch, self.listener.log)
             if finished.stopped or finished.returncode:
-                # Its folder of temporary files, which it leaves behind then.
+                # Remove its temporary files: genfsimg leaves them after an error.
                 left = ["find", _BIOS, "-path", f"{image}.*", "-delete"]
                 ipxe_trees.run(tree.sandbox, left, cwd=tree.src, user=self.builder.user)
                 raise self._failure(finished)
@@ -411,18 +414,11 @@ class _Build:
         return artifact
 
     def _collect(self, tree: Tree, command: Sequence[str], artifact: Path, *, recorded: bool = True) -> None:
-        """Write what a program of the tree's account prints: it can print nothing that only we may read."""
+        """Write the output of a program to a file. The program cannot read our files: it runs as another account."""
         if recorded:
             self.commands.append(shlex.join(command))
         with artifact.open("wb") as file:
-            finished = self._run_inside(
-                tree.sandbox,
-                command,
-                cwd=tree.src,
-                user=self.builder.user,
-                environment=tree.environment,
-                log=file.write,
-            )
+            finished = self._in_tree(tree, command, environment=tree.environment, log=file.write)
         if finished.stopped or finished.returncode:
             artifact.unlink()
             raise self._failure(finished)
@@ -430,46 +426,24 @@ class _Build:
     def _run_in(
         self, tree: Tree, command: Sequence[str], environment: Mapping[str, str], log: Callable[[bytes], None]
     ) -> runner.Finished:
+        """Run a program in a tree, and record the command line."""
         line = shlex.join(command)
         self.commands.append(line)
         self._say(line)
-        return self._run_inside(
-            tree.sandbox, command, cwd=tree.src, user=self.builder.user, environment=environment, log=log
-        )
+        return self._in_tree(tree, command, environment=environment, log=log)
 
-    def _run(self, command: Sequence[str]) -> runner.Finished:
-        """Run a program of the system's, which has nothing to do with the tree."""
-        return self._run_inside(None, command)
+    def _in_tree(self, tree: Tree, command: Sequence[str], **arguments: Any) -> runner.Finished:
+        return self._run(tree.sandbox, command, cwd=tree.src, user=self.builder.user, **arguments)
 
-    def _run_inside(
-        self,
-        box: Sandbox | None,
-        command: Sequence[str],
-        *,
-        cwd: Path | None = None,
-        user: str | None = None,
-        environment: Mapping[str, str] | None = None,
-        log: Callable[[bytes], object] | None = None,
-    ) -> runner.Finished:
-        def heard(chunk: bytes) -> None:
-            if log:
-                log(chunk)
-
-        return ipxe_trees.run(
-            box,
-            command,
-            cwd=cwd,
-            user=user,
-            environment=environment,
-            log=heard,
-            should_stop=self.should_stop,
-            timeout=max(0.1, self.deadline - time.monotonic()),
-        )
+    def _run(self, box: Sandbox | None, command: Sequence[str], **arguments: Any) -> runner.Finished:
+        """Run a program in a sandbox, with the deadline of this build. Cancelling the build stops it."""
+        timeout = max(0.1, self.deadline - time.monotonic())
+        return ipxe_trees.run(box, command, should_stop=self.should_stop, timeout=timeout, **arguments)
 
     def _say(self, line: str) -> None:
         self.listener.log(line.encode() + b"\n")
 
-    # Stopping, failing
+    # Errors
 
     def should_stop(self) -> bool:
         return time.monotonic() > self.deadline or bool(self.asked and self.asked())
@@ -492,7 +466,7 @@ def _sources(src: Path) -> int:
 
 
 def _for_make(argument: str) -> str:
-    """A word for the shell that make calls, in a variable of make's."""
+    """Quote an argument for a variable of make and for the shell that make starts."""
     return shlex.quote(argument).replace("$", "$$")
 
 

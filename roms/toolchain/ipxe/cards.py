@@ -1,4 +1,4 @@
-"""Network cards: what the iPXE tree drives, what flashrom reaches, what we know besides, and what lspci shows."""
+"""Network cards: those that iPXE supports, the site's own list, and those in the output of lspci."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from roms.toolchain.flash.programmers import DUMMY, NIC_PROGRAMMERS
 from roms.toolchain.sandbox import Sandbox
 
 CARDS = Path(__file__).resolve().parents[2] / "cards.toml"
-#: The key of the card that is no card: its chip is a file of the site's own.
+#: The key of the practice card: it needs no hardware, and its chip is a file.
 PRACTICE = "practice"
-#: What is read of a pasted text.
+#: The limits for a pasted text, in characters.
 LONGEST_PASTE = 1 << 20
 LONGEST_LINE = 1000
 
@@ -25,19 +25,19 @@ _RULE = re.compile(r"^# NIC\t(?P<image>\S+)\t(?P<vendor>[0-9a-f]{4}),(?P<device>
 _DRIVER = re.compile(r"^DRIVER_(?P<image>\S+) = (?P<driver>\S+)$")
 _TYPE = re.compile(r"^ROM_TYPE_(?P<image>\S+) = (?P<type>\S+)$")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
-#: What copies hold instead of spaces and quotation marks, or between letters.
+#: Characters in copied text: other spaces and quotation marks, and invisible characters.
 _COPIED = str.maketrans("\u00a0\u2007\u2009\u202f\u3000“”„″", '     """"', "\u200b\u200c\u200d\u2060\ufeff")
 _QUOTED = re.compile(r"^(?: {0,3}[>|] ?)+")
 _SLOT = r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[01][0-9a-f]\.[0-7]"
 _HEAD = re.compile(rf"^\s*(?:[-*•]\s+)?(?P<slot>{_SLOT})\s+(?P<rest>\S.*)$", re.IGNORECASE)
 _REVISION = r"(?:\s*\(rev (?P<revision>[0-9a-f]{2})\))?"
-#: lspci -nn, in one line whose white space is folded.
+#: A line of lspci -nn, with single spaces.
 _NAMED = re.compile(
     r"(?P<class>[^\[\]]*)\[(?:Class )?(?P<code>[0-9a-f]{4})\]:\s?"
     rf"(?P<name>.*?)\s?\[(?P<vendor>[0-9a-f]{{4}}):(?P<device>[0-9a-f]{{4}})\]{_REVISION}",
     re.IGNORECASE,
 )
-#: lspci -n, that of old versions and BusyBox's: numbers alone; BusyBox appends the driver.
+#: A line of lspci -n, also of old versions and of BusyBox, which appends the driver.
 _NUMBERS = re.compile(
     r"(?:Class )?(?P<code>[0-9a-f]{4}):\s?(?P<name>)(?P<vendor>[0-9a-f]{4}):(?P<device>[0-9a-f]{4})"
     rf"{_REVISION}(?: \(.*\))?(?: (?P<driver>[a-z][\w-]*))?$",
@@ -47,40 +47,40 @@ _NUMBERS = re.compile(
 _FIELD = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _MACHINE_REVISION = re.compile(r"\s-r([0-9a-f]{2})\b", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:^(?:Class )?|.*\[)([0-9a-f]{4})\]?$", re.IGNORECASE)
-#: A card's further lines, and those of lspci -vmm.
+#: Further lines of a card, and all lines of lspci -vmm.
 _KEY = re.compile(r"^\s*(?P<key>[A-Z][\w /-]*):(?P<value>.*)$")
 _BLOCK_KEYS = {"Class", "Vendor", "Device", "SVendor", "SDevice", "Rev", "Driver"}
 _SUBSYSTEM = re.compile(r"(?:.*\[)?([0-9a-f]{4}):([0-9a-f]{4})\]?$", re.IGNORECASE)
 _NETWORK = re.compile(r"\b(?:Class )?02[0-8]0\b|ethernet|network|wireless|infiniband", re.IGNORECASE)
 _ANY_ID = re.compile(r"\b[0-9a-f]{4}:[0-9a-f]{4}\b", re.IGNORECASE)
-#: So many further lines a wrapped one may have.
+#: A wrapped line may have this many further lines.
 _WRAPPED = 3
 
 
 class CardError(ValueError):
-    """The catalogue or the list of cards cannot be read; the message says why."""
+    """A PCI ID or a list of cards is not valid, or cannot be read. The message says why."""
 
 
 def pci_id(text: str) -> str:
-    """`8086:1229` from that, from `80861229`, in any case. Raises CardError."""
+    """Normalise a PCI ID: `8086:1229` or `80861229`, upper or lower case. Raises CardError."""
     found = _ID.fullmatch(text.strip())
     if not found:
-        raise CardError(f"“{text[:40]}” is not a valid PCI vendor and device like 8086:1229 (see lspci -nn).")
+        raise CardError(f"“{text[:40]}” is not a valid PCI ID. Write it like 8086:1229 (see lspci -nn).")
     return f"{found[1]}:{found[2]}".lower()
 
 
-# What the tree drives
+# Cards that iPXE supports
 
 
 @dataclass(frozen=True)
 class CatalogueCard:
-    """A card that the tree has a driver for."""
+    """A card for which the tree has a driver."""
 
     id: str  # 8086:1229
     name: str
-    #: The tree's own short name for it, as in 82559er.
+    #: The tree's short name for the card, for example 82559er.
     image: str
-    #: More than one: the tree lets two drivers claim it, and its Makefile takes the last.
+    #: If there are several, the tree's Makefile uses the last one.
     drivers: tuple[str, ...]
 
     @property
@@ -93,12 +93,12 @@ class CatalogueCard:
 
     @property
     def rom_name(self) -> str:
-        """What make calls it: 80861229."""
+        """The name in a make target, for example 80861229."""
         return self.id.replace(":", "")
 
 
 def catalogue(tree: Path, user: str | None = None, sandbox: Sandbox | None = None) -> list[CatalogueCard]:
-    """All PCI cards of the tree whose top folder is `tree`, by id, as its own program reads them. Raises CardError."""
+    """All PCI cards of the tree in this folder, from the tree's own program. Raises CardError."""
     src = tree / "src"
     paths = (path.relative_to(src) for path in src.rglob("*.c"))
     sources = sorted(str(path) for path in paths if "drivers" in path.parts)
@@ -111,12 +111,12 @@ def catalogue(tree: Path, user: str | None = None, sandbox: Sandbox | None = Non
         raise CardError(f"{error} Install it: apt-get install perl") from error
     if finished.returncode or not sources:
         said = finished.output[-300:].decode(errors="replace").strip()
-        raise CardError(f"The tree's list of cards cannot be read: {said or 'it has no drivers'}")
+        raise CardError(f"Cannot read the cards of iPXE's source: {said or 'it has no drivers'}")
     return read_rules(heard.decode(errors="replace"))
 
 
 def read_rules(text: str) -> list[CatalogueCard]:
-    """Read what parserom.pl prints: make rules, for each card first by its id, then by its short name."""
+    """Read the output of parserom.pl: make rules for each card, first by its PCI ID, then by its short name."""
     found: dict[str, _Rules] = {}
     rule: re.Match[str] | None = None
     driver = ""
@@ -142,36 +142,35 @@ class _Rules:
     def add(self, rule: re.Match[str], driver: str) -> None:
         self.name = self.name or rule["name"]
         if rule["image"] == f"{rule['vendor']}{rule['device']}":
-            # The last one wins in make.
+            # make uses the last driver.
             self.drivers = [*(known for known in self.drivers if known != driver), driver]
         else:
             self.image = self.image or rule["image"]
 
 
-# What we know besides
+# The site's own list
 
 
 @dataclass(frozen=True)
 class CuratedCard:
-    """A card of the list that comes with the site, cards.toml."""
+    """A card in cards.toml."""
 
     key: str
     id: str
     name: str
     driver: str
     programmer: str
-    #: Bytes; None where cards of this kind carry different chips, or none: flashrom tells.
+    #: In bytes; None if cards of this model have different chips.
     chip_size: int | None = None
     notes: str = ""
 
     @property
     def is_practice(self) -> bool:
-        """Whether there is no card: flashrom's dummy stands for it."""
         return self.key == PRACTICE
 
 
 def load_curated(path: Path = CARDS) -> list[CuratedCard]:
-    """The cards of the list. Raises CardError for one that it cannot take."""
+    """The cards in cards.toml. Raises CardError."""
     with path.open("rb") as file:
         data = tomllib.load(file)
     cards: dict[str, CuratedCard] = {}
@@ -189,21 +188,21 @@ def load_curated(path: Path = CARDS) -> list[CuratedCard]:
 def _curated(entry: Mapping[str, object]) -> CuratedCard:
     size = entry.get("chip_size")
     if size is not None and (not isinstance(size, int) or size <= 0 or size % 1024):
-        raise CardError(f"chip_size is {size!r}, and not a multiple of 1024 bytes.")
+        raise CardError(f"The chip_size {size!r} is not a multiple of 1024.")
     text = {name: str(entry[name]) for name in ("name", "driver", "programmer")}
     card = pci_id(str(entry["id"]))
     key = str(entry.get("key", card))
     if text["programmer"] not in ((DUMMY,) if key == PRACTICE else ("", *NIC_PROGRAMMERS)):
-        raise CardError(f"“{text['programmer']}” is not a programmer for it.")
+        raise CardError(f"“{text['programmer']}” is not a valid programmer for this card.")
     return CuratedCard(key=key, id=card, chip_size=size, notes=str(entry.get("notes", "")).strip(), **text)
 
 
-# What is plugged in somewhere
+# The output of lspci
 
 
 @dataclass(frozen=True)
 class LspciCard:
-    """A network card as lspci shows it."""
+    """A network card in the output of lspci."""
 
     slot: str
     id: str
@@ -211,23 +210,23 @@ class LspciCard:
     class_code: str = ""  # 0200 is Ethernet
     revision: str = ""
     subsystem: str = ""
-    #: The kernel's driver that holds it, from `lspci -nnk`.
+    #: The kernel driver that uses the card, from `lspci -nnk`.
     kernel_driver: str = ""
 
 
 @dataclass(frozen=True)
 class Pasted:
-    """What was found in a pasted text."""
+    """The result of reading a pasted text."""
 
     cards: list[LspciCard]
-    #: Lines that look like a network card's, and were not understood.
+    #: Lines that look like network cards but could not be read.
     unread: list[str]
 
 
 def read_lspci(text: str) -> Pasted:
-    """Read a pasted output of lspci: -nn or -nnk, -n, -mm and -vmm with numbers, -D, BusyBox's; quoted or wrapped.
+    """Read the network cards in a pasted output of lspci; other lines are ignored.
 
-    What is no network card's is passed over.
+    Valid forms are -nn, -nnk, -n, -D, -mm and -vmm with numbers, and BusyBox. Lines may be quoted or wrapped.
     """
     reader = _Reader()
     lines = [_QUOTED.sub("", line) for line in _clean(text).splitlines()]
@@ -244,16 +243,16 @@ def _clean(text: str) -> str:
 
 @dataclass
 class _Reader:
-    """Reads line by line, and remembers whose further lines may come."""
+    """Reads line by line, and remembers the card to which further lines belong."""
 
     _cards: list[dict[str, str]] = field(default_factory=list)
     _unread: dict[str, None] = field(default_factory=dict)
     _current: dict[str, str] | None = None
-    #: The keys of `lspci -vmm` for one device.
+    #: The keys and values of one device in `lspci -vmm`.
     _block: dict[str, str] = field(default_factory=dict)
 
     def read(self, lines: list[str]) -> int:
-        """Read the first of these lines, and those that it was wrapped into; returns how many."""
+        """Read the first line with its wrapped continuation; return the number of lines read."""
         line = lines[0]
         if head := _HEAD.match(line):
             self._end_block()
@@ -264,7 +263,7 @@ class _Reader:
         if not line.strip():
             self._end_block()
         elif line.startswith("(") or (found and not _NETWORK.search(found["key"])):
-            pass  # wrapped, or another of the card's further lines
+            pass  # part of a wrapped line, or another detail of the card
         elif not line[0].isspace():
             self._current = None
             if _NETWORK.search(line[:LONGEST_LINE]) and _ANY_ID.search(line[:LONGEST_LINE]):
@@ -323,7 +322,7 @@ class _Reader:
 
 
 def _unwrapped(rest: str, lines: list[str]) -> Iterator[tuple[int, str]]:
-    """What stands behind a slot, alone and with each of the lines that it may have been wrapped into."""
+    """The text after a slot, alone and with each possible number of continuation lines."""
     whole = " ".join(rest.split())
     yield 1, whole
     for number, line in enumerate(lines[1:], 2):
@@ -331,13 +330,13 @@ def _unwrapped(rest: str, lines: list[str]) -> Iterator[tuple[int, str]]:
             return
         more = " ".join(line.split())
         yield number, f"{whole} {more}"
-        # A long word is cut without a space.
+        # A terminal can wrap in the middle of a word.
         yield number, whole + more
         whole = f"{whole} {more}"
 
 
 def _understood(rest: str) -> dict[str, str] | None:
-    """What stands behind a slot in one line, whatever device it is; None where it holds no numbers."""
+    """The device in the text after a slot; None if the text has no numbers."""
     if rest.startswith('"'):
         fields = [found.replace('\\"', '"') for found in _FIELD.findall(rest)]
         revision = _MACHINE_REVISION.search(_FIELD.sub("", rest))
@@ -354,7 +353,7 @@ def _understood(rest: str) -> dict[str, str] | None:
 
 
 def _numbered(fields: list[str], revision: str, driver: str) -> dict[str, str] | None:
-    """A card from class, vendor, device and its subsystem's two, each a number or a name with one in brackets."""
+    """A device from its fields. Each field is a number, or a name with a number in brackets."""
     numbers = [found[1].lower() if (found := _NUMBER.match(text)) else "" for text in fields[:5]]
     if len(numbers) < 3 or not all(numbers[:3]):
         return None
@@ -373,7 +372,7 @@ def _plain(text: str, longest: int = 200) -> str:
     return "".join(letter for letter in text if letter.isprintable()).strip()[:longest]
 
 
-# Which of them can be flashed
+# Advice
 
 
 @dataclass(frozen=True)
@@ -397,9 +396,10 @@ def advise(
     *,
     knows_the_tree: bool = True,
 ) -> list[Advice]:
-    """Say of each card whether it can be flashed, with what, and how. `flashable` is what the installed flashrom lists.
+    """Say for each card whether it can be built for and flashed, and how.
 
-    The practice card is no card, and is not advised. Before the tree has been read, `known` holds the listed ones.
+    `known` are the cards that iPXE supports. Without `knows_the_tree` they are only the cards of the site's own list.
+    `flashable` are the cards that the installed flashrom supports.
     """
     drivers = {card.id: card for card in known}
     listed = {card.id: card for card in curated if not card.is_practice}
@@ -417,43 +417,44 @@ def _advice(
     supported: SupportedCard | None,
     knows_the_tree: bool,
 ) -> Advice:
-    programmer = listed.programmer if listed else supported.programmer if supported else ""
+    best = listed or supported
+    programmer = best.programmer if best else ""
+    if programmer:
+        flashing = [*_flashing_advice(card, programmer, listed, supported)]
+    else:
+        flashing = ["flashrom cannot write to it. Start the machine from an ISO, a USB stick or PXE instead."]
     return Advice(
         card=card,
         can_build=driven is not None,
         can_flash=bool(programmer) and (driven is not None or not knows_the_tree),
         programmer=programmer,
         chip_size=listed.chip_size if listed else None,
-        text=(*_of_ipxe(driven, knows_the_tree), *_of_flashrom(card, listed, supported)),
+        text=(_driver_advice(driven, knows_the_tree), *flashing),
     )
 
 
-def _of_ipxe(driven: CatalogueCard | None, knows_the_tree: bool) -> Iterator[str]:
-    if driven is None and not knows_the_tree:
-        yield "It is not in the list that comes with the site."
-        yield "Whether iPXE drives it is known once its source tree has been read, which the first build does."
-    elif driven is None:
-        yield "This iPXE has no driver for it: no ROM can be built for it."
-    elif driven.is_ambiguous:
-        yield f"iPXE's drivers {' and '.join(driven.drivers)} both claim it; {driven.driver} is built in unless chosen."
-    else:
-        yield f"iPXE drives it with {driven.driver}."
+def _driver_advice(driven: CatalogueCard | None, knows_the_tree: bool) -> str:
+    if driven is None:
+        if knows_the_tree:
+            return "This iPXE has no driver for it, so nobody can build a ROM for it."
+        return "It is not in the site's list. After the first build the site knows whether iPXE supports it."
+    if driven.is_ambiguous:
+        return f"iPXE's drivers {' and '.join(driven.drivers)} both claim it. The default is {driven.driver}."
+    return f"iPXE supports it with the driver {driven.driver}."
 
 
-def _of_flashrom(card: LspciCard, listed: CuratedCard | None, supported: SupportedCard | None) -> Iterator[str]:
-    programmer = listed.programmer if listed else supported.programmer if supported else ""
-    if not programmer:
-        yield "flashrom does not know how to write to it. Start the machine from an ISO, a USB stick or PXE instead."
-        return
+def _flashing_advice(
+    card: LspciCard, programmer: str, listed: CuratedCard | None, supported: SupportedCard | None
+) -> Iterator[str]:
     slot = card.slot if card.slot.count(":") == 2 else f"0000:{card.slot}"
-    yield f"Its chip is reached with flashrom -p {programmer}:pci={slot}."
+    yield f"Flash it with flashrom -p {programmer}:pci={slot}."
     if supported is not None and not supported.is_tested:
-        yield "flashrom's authors have not had it tested: read the chip twice and compare before you write."
+        yield "The authors of flashrom have not tested it: read the chip twice and compare before you write."
     if listed and listed.chip_size:
-        yield f"Its chip usually holds {listed.chip_size // 1024} KiB; flashrom tells."
+        yield f"Its chip usually has {listed.chip_size // 1024} KiB. flashrom shows the size."
     else:
-        yield "Cards of this kind carry chips of different sizes, or none: flashrom tells."
+        yield "Cards of this model have different chips or none. flashrom shows the size."
     if card.kernel_driver:
-        yield f"Unload its driver before (modprobe -r {card.kernel_driver}); its network goes down with it."
+        yield f"Unload its driver first (modprobe -r {card.kernel_driver}). This stops its network connection."
     if listed and listed.notes:
         yield listed.notes

@@ -22,7 +22,7 @@ _DISK_PROGRAMS = {"mformat": "mtools", "mcopy": "mtools"}
 _ISO_PROGRAMS = {**_DISK_PROGRAMS, "xorrisofs": "xorriso"}
 _USB_PROGRAMS = {**_DISK_PROGRAMS, "syslinux": "syslinux"}
 _TARGET_PROGRAMS = {"iso": _ISO_PROGRAMS, "usb": _USB_PROGRAMS}
-#: Where the tree's own script looks for them, on Debian.
+#: Files that the tree's own script needs, with their folders on Debian.
 _ISO_FILES = {
     "isolinux.bin": ("/usr/lib/ISOLINUX", "isolinux"),
     "ldlinux.c32": ("/usr/lib/syslinux/modules/bios", "syslinux-common"),
@@ -31,14 +31,14 @@ _HEADERS = {"stdio.h": ("libc6-dev", ()), "lzma.h": ("liblzma-dev", ("-llzma",))
 
 
 class MissingTool(NamedTuple):
-    """A program or header that a build needs, and the Debian package that has it."""
+    """A missing program or header, and its Debian package."""
 
     tool: str
     package: str
 
 
 def missing_tools(target: str) -> list[MissingTool]:
-    """What a build of `target` needs and this host does not have, programs before headers."""
+    """The programs and headers that a build of `target` needs, but this host does not have."""
     programs = {**_PROGRAMS, **_TARGET_PROGRAMS.get(target, {})}
     missing = [MissingTool(tool, package) for tool, package in programs.items() if not _has_program(tool)]
     if target == "iso":
@@ -51,7 +51,7 @@ def missing_tools(target: str) -> list[MissingTool]:
 
 
 def _missing_headers() -> list[MissingTool]:
-    """What the compiler lacks; asked in one go first, as nothing usually is."""
+    """The missing headers and libraries. The first check tests all together: usually none is missing."""
     libraries = [library for _, needed in _HEADERS.values() for library in needed]
     all_of_them = "".join(f"#include <{header}>\n" for header in _HEADERS) + "int main(void) { return 0; }\n"
     missing = []
@@ -67,10 +67,10 @@ def _missing_headers() -> list[MissingTool]:
 
 
 def tools_message(missing: list[MissingTool]) -> str:
-    """One sentence for staff."""
+    """The message about missing programs and headers."""
     names = ", ".join(tool for tool, _ in missing)
     packages = " ".join(dict.fromkeys(package for _, package in missing))
-    return f"Needed for the build and not on this host: {names}. Install: apt-get install {packages}"
+    return f"The build needs {names}. Install with: apt-get install {packages}"
 
 
 def _has_program(name: str) -> bool:

@@ -12,7 +12,7 @@ _DEPENDENCIES_SHARE = 0.3
 
 
 class Phase(enum.StrEnum):
-    """Where a build is."""
+    """A phase of a build."""
 
     SOURCE = "source"
     TREE = "tree"
@@ -23,7 +23,7 @@ class Phase(enum.StrEnum):
 
 
 class ErrorKind(enum.StrEnum):
-    """Why there is no ROM."""
+    """Why a build failed."""
 
     SOURCE = "source"
     OPTIONS = "options"
@@ -43,22 +43,22 @@ def _nothing(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Listener:
-    """Who hears how a build goes."""
+    """The callbacks of a build."""
 
     log: Callable[[bytes], None] = _nothing
     phase: Callable[[Phase], None] = _nothing
-    #: From 0 to 1, over the whole build.
+    #: The progress of the whole build, from 0 to 1.
     progress: Callable[[float], None] = _nothing
-    #: How the tree's programs are kept from the rest of the host, in a sentence.
+    #: How the build is isolated from the host, in a sentence.
     isolation: Callable[[str], None] = _nothing
 
 
 def explain(output: str, returncode: int) -> tuple[ErrorKind, str]:
-    """What the end of a failed make's output means."""
+    """The kind and the message of an error, from the output of a failed make."""
     for pattern, kind, message in _SIGNS:
         if found := re.search(pattern, output):
             return kind, message.format(*found.groups())
-    return ErrorKind.FAILED, f"make ended with status {returncode}; see the log."
+    return ErrorKind.FAILED, f"make failed with exit status {returncode}. See the log."
 
 
 _SIGNS = (
@@ -66,16 +66,16 @@ _SIGNS = (
     (
         r"undefined (?:symbol|reference to) [`'‘]?(?:obj|pci_devlist)_(\w+)",
         ErrorKind.UNKNOWN_CARD,
-        "This iPXE has nothing called {0}: neither a card nor a driver.",
+        "This iPXE has no card and no driver with the name {0}.",
     ),
     (
         r"overflows \d+-byte field \((\d+) bytes too big\)",
         ErrorKind.TOO_LARGE,
-        "The ROM would be {0} bytes larger than any BIOS can load (130,560 bytes): choose a smaller profile, or mrom.",
+        "The ROM is {0} bytes too large: a BIOS can load 130,560 bytes. Choose a smaller profile, or the target mrom.",
     ),
-    (r"(?m)^(\S+:\d+)(?::\d+)?: (?:fatal )?error: (.*)$", ErrorKind.COMPILER, "The compiler says at {0}: {1}"),
-    (r"(?m)^(\S+): (?:Fatal )?[Ee]rror: (.*)$", ErrorKind.COMPILER, "The assembler says of {0}: {1}"),
-    (r"(?m)undefined reference to [`'‘](\w+)", ErrorKind.COMPILER, "The options do not go together: {0} is missing."),
+    (r"(?m)^(\S+:\d+)(?::\d+)?: (?:fatal )?error: (.*)$", ErrorKind.COMPILER, "Compiler error at {0}: {1}"),
+    (r"(?m)^(\S+): (?:Fatal )?[Ee]rror: (.*)$", ErrorKind.COMPILER, "Assembler error in {0}: {1}"),
+    (r"(?m)undefined reference to [`'‘](\w+)", ErrorKind.COMPILER, "The options do not work together: {0} is missing."),
     (r"No rule to make target [`'‘](\S+)['’]", ErrorKind.FAILED, "This source tree cannot make {0}."),
     (r"(?m)^(?:/bin/sh: \d+: |make: )(\S+): (?:not found|No such file)", ErrorKind.MISSING_TOOL, "{0} is missing."),
 )
@@ -83,10 +83,10 @@ _SIGNS = (
 
 @dataclass
 class MakeOutput:
-    """Follows make's output: which phase, how far.
+    """Reads the phase and the progress from make's output.
 
-    make works out the dependencies of what has changed before it compiles the same files, so when it begins to
-    compile it is known how many there are.
+    make first finds the dependencies of the changed files, then compiles these files. Their number is therefore known
+    when make starts to compile.
     """
 
     listener: Listener
@@ -126,7 +126,7 @@ class MakeOutput:
         if phase is not self._phase:
             self._phase = phase
             self.listener.phase(phase)
-        # Not backwards, and not for every file.
+        # Report only progress, and not every file.
         value = round(self.start + self.share * min(done, 0.99), 2)
         if value > self._shown:
             self._shown = value

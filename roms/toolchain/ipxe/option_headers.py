@@ -14,7 +14,7 @@ from pathlib import Path
 
 Value = bool | int | str
 
-#: Platform and, as there is one of each that we build for, the macro of its processor.
+#: The platforms, each with the macro of its processor.
 PLATFORMS = {"pcbios": "__i386__", "efi": "__x86_64__"}
 
 _COMMENTED = r"(?P<off>//)?\s*"
@@ -26,7 +26,7 @@ _TOKEN = re.compile(r"\s*(defined|&&|\|\||[()!]|\w+)")
 
 
 class Kind(enum.StrEnum):
-    """What a macro holds."""
+    """The type of an option's value."""
 
     FLAG = "flag"
     INTEGER = "integer"
@@ -36,15 +36,15 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a tree."""
+    """An option of a tree."""
 
     name: str
     header: str  # general.h
     kind: Kind
     description: str
     section: str
-    #: Platform -> what stands behind the name there; "" for a flag that is on, None where it is off.
-    #: A platform that is not in it does not know the option.
+    #: The text of the macro per platform: "" for a flag that is on, None for an option that is off. A platform without
+    #: the option is missing.
     defaults: Mapping[str, str | None]
     choices: tuple[str, ...] = ()
 
@@ -53,7 +53,7 @@ class Option:
         return tuple(self.defaults)
 
     def default(self, platform: str) -> Value | None:
-        """The default as a value; None where the platform does not know the option, or it is an expression."""
+        """The default value; None if the platform does not have the option, or if the value is an expression."""
         if platform not in self.defaults:
             return None
         body = self.defaults[platform]
@@ -66,11 +66,8 @@ class Option:
         return body[1:-1] if self.kind is Kind.STRING else body
 
 
-# Reading a tree
-
-
 def read_options(tree: Path) -> dict[str, Option]:
-    """All options of the tree whose top folder is `tree`, for the platforms that we build for, in their order."""
+    """All options of the tree in this folder, for all platforms."""
     config = tree / "src" / "config"
     texts = {path.name: path.read_text(errors="replace") for path in sorted(config.glob("*.h"))}
     defaults = {}
@@ -81,7 +78,7 @@ def read_options(tree: Path) -> dict[str, Option]:
         defaults[platform] = _Reading(text, known).macros
     options: dict[str, Option] = {}
     for header, text in texts.items():
-        # What does not read its local header cannot be changed there.
+        # Only headers that include their local header have options that can be changed.
         if f"config/local/{header}" in text:
             readings = {platform: _Reading(text, macros) for platform, macros in defaults.items()}
             options |= {option.name: option for option in _options(header, readings, config.parent)}
@@ -118,7 +115,7 @@ def _kind(bodies: Iterable[str]) -> Kind:
 
 @dataclass(frozen=True)
 class _Mention:
-    """One line that defines an option, or would if it were not a comment."""
+    """A line that defines an option, also in a comment."""
 
     body: str
     description: str
@@ -127,12 +124,12 @@ class _Mention:
 
 @dataclass
 class _Reading:
-    """One header as one platform's preprocessor sees it."""
+    """A header, read for one platform."""
 
     text: str
     initial: Mapping[str, str | None]
     macros: dict[str, str | None] = field(init=False)
-    #: What it mentions in the parts that are for this platform, switched on or not.
+    #: The options in the parts for this platform, on or off.
     seen: dict[str, list[_Mention]] = field(init=False, default_factory=dict)
     _active: list[bool] = field(init=False, default_factory=list)
     _taken: list[bool] = field(init=False, default_factory=list)
@@ -197,7 +194,7 @@ class _Reading:
 
 @dataclass
 class _Expression:
-    """The condition of an #if, as far as these headers use it: defined, !, &&, || and brackets."""
+    """The condition of an #if, with the syntax that these headers use: defined, !, &&, || and brackets."""
 
     tokens: list[str]
     defined: set[str]
@@ -245,7 +242,7 @@ class _Expression:
 
 
 def _logical_lines(text: str) -> Iterator[str]:
-    """Lines, those joined that a backslash or an open comment joins."""
+    """The lines of a header, with continuation lines and comments of several lines joined."""
     lines = iter(text.replace("\\\n", " ").splitlines())
     for line in lines:
         whole = line
@@ -263,7 +260,7 @@ def _opens_comment(line: str) -> bool:
 
 def _without_comments(text: str) -> str:
     text = _BLOCK.sub(" ", text)
-    # Not the “//” of a URL in a string.
+    # Keep the “//” of a URL in a string.
     return re.sub(r'^((?:[^"/]|"[^"]*"|/(?!/))*)//.*', r"\1", text)
 
 

@@ -1,7 +1,7 @@
-"""The iPXE source tree: got from a Git URL or a directory, kept as a bare repository, unpacked at one commit.
+"""The iPXE source: fetched from a Git URL or a directory, stored in a bare repository, unpacked at one commit.
 
-Git itself runs as we do: it fetches data, and runs nothing of what it fetched. Whatever runs programs of the tree
-(make, its Perl scripts) is given another account.
+Git runs under our own account, because it only fetches data. Programs of the tree (make, Perl scripts) run under
+another account.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Log = Callable[[bytes], None]
 ShouldStop = Callable[[], bool]
 Progress = Callable[[float], None]
 
-#: What every tree that we can build has.
+#: Files that every iPXE source tree has.
 MARKS = ("src/Makefile", "src/config/general.h", "src/util/parserom.pl")
-#: The commit time of a directory that no Git knows: the same files must give the same bytes. 2020-01-01.
+#: The commit time for a directory without Git, 2020-01-01: the same files must give the same bytes.
 PLAIN_TIME = 1577836800
-#: Git says something while it works; after so many seconds of silence nobody answers.
+#: Git prints progress. After this many seconds without output, the source does not answer.
 SILENCE = 120.0
 
 _SETTINGS = """\
@@ -53,7 +53,7 @@ _SETTINGS = """\
 [tar]
 \tumask = 0022
 """
-#: What Git may need of our own environment: the way to the network, and keys for ssh.
+#: The environment variables that Git gets from us: proxies, certificates, and keys for SSH.
 _PASSED = (
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "HOME", "SSH_AUTH_SOCK"),
@@ -61,7 +61,7 @@ _PASSED = (
 _FULL = re.compile(r"[0-9a-f]{40}")
 _SHORT = re.compile(r"[0-9a-f]{7,39}")
 _PERCENT = re.compile(rb"(Counting|Compressing|Receiving|Unpacking|Resolving)[^:\r\n]*: +(\d+)%")
-#: How the phases of a fetch share the bar: from, width.
+#: The start and the width of each phase of a fetch in the progress.
 _SHARES = {
     b"Counting": (0.0, 0.02),
     b"Compressing": (0.02, 0.08),
@@ -69,20 +69,20 @@ _SHARES = {
     b"Unpacking": (0.1, 0.9),
     b"Resolving": (0.8, 0.2),
 }
-_SET_SOURCE = "Set RESCUESITE_IPXE_SOURCE to a Git URL that this host can reach, or to a directory with an iPXE tree"
+_SET_SOURCE = "Set RESCUESITE_IPXE_SOURCE to a Git URL that this host can reach, or to a directory with the iPXE source"
 
 
 class SourceError(Exception):
-    """There is no source tree to build from; the message says why, and what to set."""
+    """The source is not available. The message says why, and what to do."""
 
 
 class SourceStoppedError(SourceError):
-    """Getting the source was cancelled."""
+    """Somebody cancelled the fetch."""
 
 
 @dataclass(frozen=True)
 class SourceTree:
-    """One source at one ref; what was obtained is kept in `folder`, which is ours alone."""
+    """One source at one ref. The repository is in `folder`, which only we can read."""
 
     source: str
     ref: str
@@ -90,7 +90,7 @@ class SourceTree:
     _key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Two sources may use the same name for different commits.
+        # Two sources may have different commits with the same ref.
         object.__setattr__(self, "_key", hashlib.sha256(self.source.encode()).hexdigest()[:12])
 
     @property
@@ -99,7 +99,7 @@ class SourceTree:
 
     @property
     def lock(self) -> Path:
-        """Held by whoever fetches."""
+        """The lock for a fetch."""
         return self.folder / "locks" / "source.lock"
 
     def obtain(
@@ -108,10 +108,10 @@ class SourceTree:
         should_stop: ShouldStop | None = None,
         progress: Progress | None = None,
     ) -> str:
-        """Fetch what is not there yet, and return the commit that the ref stands for. Raises SourceError.
+        """Fetch the ref if necessary, and return its commit. Raises SourceError.
 
-        A tag or a commit that was obtained once asks nobody again. A branch is asked for each time, and where the
-        source cannot be reached, its commit of the last time is used, and the log says so.
+        A tag or a commit is fetched only once. A branch is fetched every time. If the source does not answer, the last
+        known commit of the branch is used, and the log says so.
         """
         git = self._git(log, should_stop, progress)
         with locked(self.lock, wait=lambda: _ensure_wanted(should_stop)):
@@ -127,7 +127,7 @@ class SourceTree:
         return commit
 
     def commit_time(self, commit: str) -> int:
-        """When the commit was made, as seconds since 1970."""
+        """The time of the commit, in seconds since 1970."""
         return int(self._git().read("log", "-1", "--format=%ct", commit, "--"))
 
     def export(
@@ -139,22 +139,22 @@ class SourceTree:
         user: str | None = None,
         should_stop: ShouldStop | None = None,
     ) -> None:
-        """Unpack the tree of a commit that was obtained, or some of its paths, into a new folder owned by `user`.
+        """Unpack a commit, or some of its paths, into a new folder of `user`. The files get the time of the commit.
 
-        Each file's time is the commit's. Nothing but `into` itself must be accessible to the user.
+        The user needs no access to the folders above `into`.
         """
         git = self._git(None, should_stop)
         make_folder(into, user)
         archive = into / ".export.tar"
         try:
-            git.do("archive", "--format=tar", f"--output={archive.resolve()}", commit, *paths)
+            git.read("archive", "--format=tar", f"--output={archive.resolve()}", commit, *paths)
             archive.chmod(0o644)
-            # --same-permissions: whatever our umask is.
+            # --same-permissions: do not use our umask.
             unpack = ["tar", "--extract", "--same-permissions", "--no-same-owner", f"--file={archive.name}"]
             finished = runner.run(unpack, cwd=into, user=user, should_stop=should_stop)
             _raise_where_stopped(finished)
             if finished.returncode:
-                raise SourceError(f"The source tree cannot be unpacked into {into}: {_last_line(finished.output)}")
+                raise SourceError(f"Cannot unpack the source into {into}: {_last_line(finished.output)}")
         except runner.ProgramMissingError as error:
             raise SourceError(f"{error} Install it: apt-get install tar") from error
         finally:
@@ -162,7 +162,7 @@ class SourceTree:
 
     @contextmanager
     def exported(self, commit: str, paths: Sequence[str] = (), user: str | None = None) -> Iterator[Path]:
-        """The tree of a commit, or some of its paths, in a folder that is gone afterwards: to be read, not built."""
+        """A commit, or some of its paths, in a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="export-", dir=self.folder) as folder:
             tree = Path(folder) / "tree"
             self.export(commit, tree, paths=paths, user=user)
@@ -171,35 +171,35 @@ class SourceTree:
     # How a ref becomes a commit
 
     def _directory(self) -> Path | None:
-        """The source where it is a directory on this host. Raises SourceError for one that does not exist."""
+        """The source if it is a directory; None if it is a URL. Raises SourceError if the directory does not exist."""
         path = Path(self.source).expanduser()
         if self.source and path.is_dir():
             return path.resolve()
         if not self.source or self.source.startswith(("/", ".", "~", "-")):
-            what = f"There is no directory {self.source}" if self.source else "No source of iPXE is set"
+            what = f"There is no directory {self.source}" if self.source else "RESCUESITE_IPXE_SOURCE is empty"
             raise SourceError(f"{what}. {_SET_SOURCE}.")
         return None
 
     def _prepare(self, git: _Git) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in (*self.folder.glob("export-*"), *self.folder.glob("index-*")):
-            # By a process that was killed: nobody reads in one for a day. Others come and go meanwhile.
+            # A killed process left it. Nobody uses such a folder for a day.
             with suppress(FileNotFoundError):
                 if left.stat().st_mtime < time.time() - 86400:
                     shutil.rmtree(left, ignore_errors=True)
         git.settings.write_text(_SETTINGS)
         if not (self.repository / "HEAD").exists():
-            # An init that was interrupted left nothing worth keeping.
+            # The repository is missing, or `git init` was interrupted.
             shutil.rmtree(self.repository, ignore_errors=True)
             made = git.run("init", "--quiet", "--bare", str(self.repository), outside=True)
             if made.returncode:
-                raise SourceError(f"Git cannot make {self.repository}: {_last_line(made.output)}")
+                raise SourceError(f"Git cannot create {self.repository}: {_last_line(made.output)}")
 
     def _ref(self, kind: str, name: str) -> str:
         return f"refs/obtained/{self._key}/{kind}/{name}"
 
     def _kept(self, git: _Git) -> str | None:
-        """The commit, where the ref names the same one forever and it is here."""
+        """The commit, if the ref is a tag or a commit that was fetched before."""
         if _FULL.fullmatch(self.ref):
             return git.commit(self.ref)
         tag = self.ref.removeprefix("refs/tags/")
@@ -207,7 +207,7 @@ class SourceTree:
 
     def _fetched(self, git: _Git) -> str:
         if not _FULL.fullmatch(self.ref) and not _is_name(self.ref or "HEAD"):
-            raise SourceError(f"“{self.ref}” cannot be the name of a tag, branch or commit: set RESCUESITE_IPXE_REF.")
+            raise SourceError(f"“{self.ref}” is not a valid tag, branch or commit. Set RESCUESITE_IPXE_REF.")
         names = self._remote_names(git)
         if names is None:
             return self._last_known(git)
@@ -223,7 +223,7 @@ class SourceTree:
         raise self._no_such_ref(names)
 
     def _candidates(self) -> list[str]:
-        """What the source may call the ref, in Git's own order."""
+        """The possible full names of the ref, in Git's order."""
         if self.ref in {"", "HEAD"}:
             return ["HEAD"]
         if self.ref.startswith("refs/"):
@@ -231,7 +231,7 @@ class SourceTree:
         return [f"refs/tags/{self.ref}", f"refs/heads/{self.ref}"]
 
     def _remote_names(self, git: _Git) -> list[str] | None:
-        """The refs of the source; None where it does not answer but an earlier commit of the ref is here."""
+        """The refs of the source; None if it does not answer, but an earlier commit of the branch is available."""
         heard = bytearray()
         wanted = ["HEAD", "refs/heads/*", "refs/tags/*"]
         finished = git.run("ls-remote", "--", self._address(), *wanted, quiet=True, on_output=heard.extend)
@@ -243,17 +243,18 @@ class SourceTree:
         return [name for _, tab, name in (line.partition("\t") for line in lines) if tab]
 
     def _older(self, git: _Git) -> str | None:
+        """The last known commit of the branch."""
         name = self.ref.removeprefix("refs/heads/") or "HEAD"
         return git.commit(self._ref("heads", name))
 
     def _last_known(self, git: _Git) -> str:
         commit = self._older(git)
         assert commit is not None
-        git.say(f"The source cannot be reached; using {self.ref or 'HEAD'} as it was when last obtained, {commit}.")
+        git.say(f"The source does not answer. Using the last known commit of {self.ref or 'HEAD'}, {commit}.")
         return commit
 
     def _fetch(self, git: _Git, theirs: str, ours: str, names: list[str] | None = None) -> str:
-        """Fetch one ref without its history; the whole of it where the server cannot do that."""
+        """Fetch one ref without its history, or with it if the server cannot do that."""
         arguments = ["--progress", "--no-tags", "--force", "--", self._address(), f"{theirs}:{ours}"]
         finished = git.run("fetch", "--depth=1", *arguments)
         if finished.returncode and b"shallow" in finished.output:
@@ -266,7 +267,7 @@ class SourceTree:
         return commit
 
     def _fetch_all(self, git: _Git) -> str | None:
-        """A shortened commit can only be found among all: Git servers do not complete it."""
+        """Fetch everything to find an abbreviated commit: Git servers do not resolve it."""
         git.say(f"Fetching the whole history to find the commit {self.ref}.")
         maps = [f"+refs/{kind}/*:{self._ref('all', kind)}/*" for kind in ("heads", "tags")]
         shallow = ["--unshallow"] if (self.repository / "shallow").exists() else []
@@ -279,9 +280,9 @@ class SourceTree:
         return str(self._directory() or self.source)
 
     def _commit_of_directory(self, git: _Git, directory: Path) -> str:
-        """A directory without Git, as a commit: its name is the hash of the contents, and export() knows no difference.
+        """Store a directory without Git as a commit. Its ID depends only on the contents.
 
-        What the tree's own .gitignore files list (compiled objects) does not count.
+        Files that the tree's .gitignore files list are left out.
         """
         _check_marks(directory)
         with tempfile.TemporaryDirectory(prefix="index-", dir=self.folder) as folder:
@@ -290,8 +291,8 @@ class SourceTree:
             added = git.run("add", "--all", "--", ".", before=place, environment=index)
             if added.returncode:
                 raise SourceError(
-                    f"The directory {directory} cannot be read: {_last_line(added.output)}. Make it readable to the "
-                    "site's account, or set RESCUESITE_IPXE_SOURCE to another one."
+                    f"Cannot read the directory {directory}: {_last_line(added.output)}. Give the site's account read "
+                    "access, or set RESCUESITE_IPXE_SOURCE to another directory."
                 )
             tree = git.read("write-tree", environment=index)
         who = {
@@ -299,23 +300,23 @@ class SourceTree:
             for role in ("AUTHOR", "COMMITTER")
             for what, value in {"NAME": "rescuesite", "EMAIL": "", "DATE": f"{PLAIN_TIME} +0000"}.items()
         }
-        # No ref holds it: nothing is ever collected here.
+        # No ref is needed: Git never collects garbage in this repository.
         return git.read("commit-tree", "-m", "a directory", tree, environment=who)
 
     def _check(self, git: _Git, commit: str) -> None:
         there = git.read("ls-tree", "--name-only", "--full-tree", commit, "--", *MARKS).splitlines()
         if missing := [name for name in MARKS if name not in there]:
             raise SourceError(
-                f"{redacted(self.source)} is not an iPXE source tree: at {self.ref or 'HEAD'} it has no {missing[0]}. "
-                f"{_SET_SOURCE}, and RESCUESITE_IPXE_REF to a release of it."
+                f"{redacted(self.source)} is not an iPXE source tree: {self.ref or 'HEAD'} has no {missing[0]}. "
+                f"{_SET_SOURCE}, and RESCUESITE_IPXE_REF to a release of iPXE."
             )
 
     # Errors
 
     def _unreachable(self, output: bytes) -> SourceError:
         return SourceError(
-            f"The iPXE source {redacted(self.source)} cannot be had: {redacted(_last_line(output))}. {_SET_SOURCE}; "
-            "a bare Git repository will do, and needs no network."
+            f"Cannot fetch the iPXE source {redacted(self.source)}: {redacted(_last_line(output))}. {_SET_SOURCE}. "
+            "A bare Git repository on this host also works."
         )
 
     def _no_such_ref(self, names: list[str]) -> SourceError:
@@ -323,8 +324,8 @@ class SourceTree:
         near = difflib.get_close_matches(self.ref, short, n=3) or [name for name in short if name.startswith("v")][-3:]
         hint = f" It has {', '.join(near)}." if near else ""
         return SourceError(
-            f"The iPXE source {redacted(self.source)} has no tag, branch or commit “{self.ref}”: "
-            f"set RESCUESITE_IPXE_REF.{hint}"
+            f"The iPXE source {redacted(self.source)} has no tag, branch or commit “{self.ref}”. "
+            f"Set RESCUESITE_IPXE_REF.{hint}"
         )
 
     def _git(
@@ -360,7 +361,7 @@ class _Git:
         outside: bool = False,
         on_output: Log | None = None,
     ) -> runner.Finished:
-        """Run Git; `outside` of our repository, `quiet` where the log need not hear it."""
+        """Run Git. `outside`: not in our repository. `quiet`: no output in the log. Raises SourceError."""
         inside = [] if outside else [f"--git-dir={self.repository.resolve()}"]
         watch = _Watch(on_output if quiet else self.log, self.progress, self.should_stop)
         try:
@@ -374,48 +375,43 @@ class _Git:
         except runner.ProgramMissingError as error:
             raise SourceError(f"{error} Install it: apt-get install git") from error
         if watch.is_silent:
-            raise SourceError(f"The iPXE source does not answer: nothing came for {SILENCE:.0f} s. {_SET_SOURCE}.")
+            raise SourceError(f"The iPXE source has not answered for {SILENCE:.0f} s. {_SET_SOURCE}.")
         _raise_where_stopped(finished)
         return finished
 
-    def do(self, *arguments: str) -> None:
-        finished = self.run(*arguments, quiet=True)
-        if finished.returncode:
-            raise SourceError(f"Git failed ({arguments[0]}): {_last_line(finished.output)}")
-
     def read(self, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
-        """What a command prints. Raises SourceError where it fails."""
+        """The output of a command. Raises SourceError if the command fails."""
         finished = self.run(*arguments, environment=environment, quiet=True)
         if finished.returncode:
             raise SourceError(f"Git failed ({arguments[0]}): {_last_line(finished.output)}")
         return finished.output.decode(errors="replace").strip()
 
     def commit(self, ref: str) -> str | None:
-        """The commit that a ref of our own stands for, if it is here."""
+        """The commit of a local ref; None if it is not available."""
         finished = self.run("rev-parse", "--quiet", "--verify", "--end-of-options", f"{ref}^{{commit}}", quiet=True)
         found = finished.output.decode(errors="replace").strip()
         if finished.returncode or not _FULL.fullmatch(found):
             return None
-        # A full commit parses whether it is here or not.
+        # rev-parse accepts every full commit ID, also a missing one.
         present = self.run("cat-file", "-e", f"{found}^{{tree}}", quiet=True)
         return found if not present.returncode else None
 
     def _environment(self) -> dict[str, str]:
         passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
         return passed | {
-            # A setting on the command line would not reach the program that reads another's local repository.
+            # Settings on the command line would not reach the Git process that reads another local repository.
             "GIT_CONFIG_GLOBAL": str(self.settings),
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_ASKPASS": "true",
             "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oConnectTimeout=20"),
-            # Not ext: and the like, which run commands.
+            # ext: and other protocols run commands.
             "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
         }
 
 
 @dataclass
 class _Watch:
-    """Hears what Git says, and notices where it has stopped saying anything."""
+    """Reads the progress from Git's output, and notices when the output stops."""
 
     log: Log | None
     progress: Progress | None
@@ -438,11 +434,11 @@ class _Watch:
         return self.is_silent or bool(self.asked and self.asked())
 
 
-# Small things
+# Helpers
 
 
 def make_folder(path: Path, user: str | None = None) -> None:
-    """Make a folder that `user` may write, where we are root; ours otherwise."""
+    """Make a folder that belongs to `user` if we are root."""
     path.mkdir(mode=0o755, parents=True)
     path.chmod(0o755)
     if user is not None and os.geteuid() == 0:
@@ -454,7 +450,7 @@ def make_folder(path: Path, user: str | None = None) -> None:
 
 
 def redacted(text: str) -> str:
-    """A URL, or a line that holds one, without the password in it."""
+    """The text with passwords removed from URLs."""
     return re.sub(r"(\w+://)[^/@\s]*@", r"\1…@", text)
 
 
@@ -463,7 +459,7 @@ def _is_repository(path: Path) -> bool:
 
 
 def _is_name(text: str) -> bool:
-    """Whether it may be a ref's name: what Git forbids, and what would be an option or a pattern, is not."""
+    """Whether the text is a valid name of a ref, and neither an option nor a pattern."""
     forbidden = re.search(r"\.\.|@\{|//|/$|\.lock$|[\x00-\x20\x7f~^:?*\[\\]", text)
     return bool(text) and not forbidden and not text.startswith(("-", "/", "."))
 
@@ -476,10 +472,10 @@ def _check_marks(directory: Path) -> None:
 
 
 def _last_line(output: bytes) -> str:
-    """What a program said last that says something: Git's errors end with an advice."""
+    """The line with the error in a program's output: Git prints advice after it."""
     lines = [line.strip() for line in re.split(r"[\r\n]+", output.decode(errors="replace")) if line.strip()]
     said = [line for line in lines if line.startswith(("fatal:", "error:", "ssh:"))] or lines
-    return re.sub(r"^(fatal|error): ", "", said[0]).rstrip(".") if said else "it said nothing"
+    return re.sub(r"^(fatal|error): ", "", said[0]).rstrip(".") if said else "no output"
 
 
 def _raise_where_stopped(finished: runner.Finished) -> None:

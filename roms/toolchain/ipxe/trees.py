@@ -1,16 +1,16 @@
-"""Private build trees of iPXE: one for each commit, platform and feature set, so that no build disturbs another.
+"""Build trees of iPXE: one for each commit, platform and set of features, so that builds do not disturb each other.
 
-    locks/KEY.lock        ours alone
-    trees/KEY/            ours
-        state.json        what it was made for; its time is when it was last used
-        started           a build is running, or was when we died
-        support/          what the tree's programs read from us instead of from the host
-        headers/          the generated config/local headers, to be copied into the tree
-        embed/HASH/       the embedded script, under a path of its own for each content
-        tree/  tmp/       the account's that compiles
+    locks/KEY.lock        only we can access it
+    trees/KEY/            belongs to us
+        state.json        the properties of the tree; the file time is the time of the last use
+        started           exists while a build runs, and after a build that was interrupted
+        support/          files that replace files of the host for the tree's programs
+        headers/          the generated config/local headers, before they are copied into the tree
+        embed/HASH/       the embedded script; each content has its own path
+        tree/  tmp/       belong to the account that compiles
 
-All that happens inside `tree` is done by that account, with paths relative to it: it needs no way through the folders
-above, and a tree that plays tricks with symbolic links reaches nothing of ours.
+Only that account works inside `tree`, with relative paths. It needs no access to the folders above, and symbolic links
+in the tree cannot give it access to our files.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from roms.toolchain import runner
 from roms.toolchain.ipxe.source import SourceTree, make_folder
 from roms.toolchain.sandbox import Sandbox
 
-#: Part of every key: to be counted up when trees of before must not be used any more.
+#: Part of every key. Increase it to stop using the existing trees.
 LAYOUT = 1
 SCRIPT_NAME = "boot.ipxe"
 
-#: Perl's own FindBin resolves the path of the program through folders that the account may not enter.
+#: A replacement for Perl's FindBin, which needs access to folders that the account may not enter.
 _FIND_BIN = """\
 package FindBin;
 our ($Bin) = $0 =~ m{^(.*)/};
 $Bin = '.' unless defined $Bin;
 1;
 """
-#: For xorriso: an ISO's files belong to root, so whichever account made it, the bytes are the same; and it finds its
-#: files below the folder that it runs in without resolving the way there.
+#: Settings for xorriso. Files in an ISO belong to root, so the bytes do not depend on the account. The working folder
+#: is not resolved, because the account may not enter the folders above it.
 _XORRISO = "-uid 0\n-gid 0\n-cdx /proc/self/cwd\n"
 
 Say = Callable[[str], None]
@@ -52,17 +52,17 @@ ShouldStop = Callable[[], bool]
 
 
 class TreeStoppedError(Exception):
-    """Waiting for a tree, or making one, was cancelled."""
+    """Somebody cancelled the build while it waited for a tree or made one."""
 
 
 @dataclass(frozen=True)
 class TreeSpec:
-    """What a tree is for. Two builds with the same one share it, one after the other."""
+    """The properties of a tree. Builds with the same properties use the same tree, one after the other."""
 
     commit: str
     bin_folder: str
     headers: Mapping[str, str]
-    #: What compiles: after an upgrade, objects of both compilers must not meet in one ROM.
+    #: The versions of the compilers: one ROM must not mix objects of two compilers.
     tools: str
 
     @property
@@ -73,13 +73,12 @@ class TreeSpec:
 
 @dataclass
 class Tree:
-    """A tree that is there, and locked by us."""
+    """A tree that exists, and that we have locked."""
 
     root: Path
     user: str | None
-    #: What the tree's programs see of the host; None: they run without namespaces.
+    #: The sandbox of the tree's programs; None without namespaces.
     sandbox: Sandbox | None
-    is_fresh: bool = False
     objects: int = 0
 
     @property
@@ -88,13 +87,13 @@ class Tree:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For every program that runs in src."""
+        """The environment for programs that run in src."""
         return {"TMPDIR": "../../tmp", "HOME": "../../support", "PERL5LIB": "../../support", "TZ": "UTC"}
 
     def embed(self, script: bytes) -> str:
-        """Put the script where make takes it from, and return that path.
+        """Store the script for make, and return its path.
 
-        make knows an embedded file by its name and time alone: another content gets another path.
+        make compares only the name and the time of an embedded file, so each content needs its own path.
         """
         name = hashlib.sha256(script).hexdigest()[:32]
         for other in (self.root / "embed").iterdir():
@@ -108,70 +107,69 @@ class Tree:
 
     @contextmanager
     def building(self, bin_folder: str) -> Iterator[Callable[[runner.Finished], None]]:
-        """Around make: notes that it runs, and cleans up after one that was killed and could not clean up itself."""
+        """Mark the tree while make runs, and clean up if make was killed."""
         started = self.root / "started"
         if started.exists():
-            self._distrust(bin_folder)
+            self._remove_new_files(bin_folder)
         started.write_text("")
 
         def ended(finished: runner.Finished) -> None:
-            # On SIGTERM, make removes what is half written.
+            # After SIGTERM, make removes incomplete files itself.
             if finished.returncode == -signal.SIGKILL:
-                self._distrust(bin_folder)
+                self._remove_new_files(bin_folder)
             started.unlink(missing_ok=True)
 
         yield ended
 
-    def _distrust(self, bin_folder: str) -> None:
-        """Remove what has been compiled since make was started: some of it may be half a file."""
+    def _remove_new_files(self, bin_folder: str) -> None:
+        """Remove the files that are newer than the start of make: they may be incomplete."""
         places = [name for name in (bin_folder, "util") if (self.src / name).is_dir()]
         newer = ["find", *places, "-type", "f", "-newer", "../../started", "-delete"]
-        # Without a question whether to stop: this is done after a build was cancelled too.
+        # Also needed after a cancelled build, so it cannot be cancelled itself.
         if run(self.sandbox, newer, cwd=self.src, user=self.user).returncode:
-            raise OSError(f"What an interrupted build left in {self.src} cannot be removed.")
+            raise OSError(f"Cannot remove the files of an interrupted build in {self.src}.")
 
     def used(self, **facts: Any) -> None:
-        """Note what became of the tree, and that it was used now."""
+        """Store facts about the tree, and the time of its use."""
         path = self.root / "state.json"
         state = _state(self.root) | facts | {"size": size_of(self.root)}
         _write(path, json.dumps(state).encode())
 
 
 @dataclass
-class Forest:
-    """All trees below one folder."""
+class BuildTrees:
+    """All build trees below one folder."""
 
     folder: Path
     source: SourceTree
     user: str | None
     limit: int
-    #: As the function `run` here, with the deadline and the questions of the one build that this is for.
+    #: Like the function `run` below, with the deadline and the cancellation of one build.
     run: Callable[..., runner.Finished]
     say: Say
     should_stop: ShouldStop | None = None
-    #: What all sandboxes have in common; None: there are no namespaces to be had.
+    #: The common settings of all sandboxes; None without namespaces.
     sandbox: Sandbox | None = None
 
     @contextmanager
     def tree(self, spec: TreeSpec) -> Iterator[Tree]:
-        """The tree of a feature set, made where there is none; nobody else uses it meanwhile."""
+        """Lock the tree with these properties, and make it if it does not exist."""
         _folder(self.folder)
         root = self.folder / spec.key
         with self._held(root):
-            is_fresh = not _is_usable(root)
-            if is_fresh:
-                # What was left of a tree whose making was interrupted, for example.
+            if not _is_usable(root):
+                # The tree may be incomplete.
                 shutil.rmtree(root, ignore_errors=True)
                 self._make(root, spec)
             self._support(root / "support")
-            yield Tree(root, self.user, self.sandbox_of(root), is_fresh, int(_state(root).get("objects", 0)))
+            yield Tree(root, self.user, self.sandbox_of(root), int(_state(root).get("objects", 0)))
 
     def lock_of(self, root: Path) -> Path:
-        """A tree's lock: in a folder that the account which compiles cannot enter."""
+        """The lock of a tree, in a folder that the compiling account cannot enter."""
         return self.folder.with_name("locks") / f"{root.name}.lock"
 
     def sandbox_of(self, root: Path, *others: Path) -> Sandbox | None:
-        """What is seen of the host by the programs of a tree, which may read others."""
+        """The sandbox for the programs of a tree. They can also read the other trees."""
         return self.sandbox and self.sandbox.with_folders((root, *others), (root / "tree", root / "tmp"))
 
     def _make(self, root: Path, spec: TreeSpec) -> None:
@@ -193,9 +191,9 @@ class Forest:
         _write(folder / ".xorrisorc", _XORRISO.encode())
 
     def _copy(self, root: Path, spec: TreeSpec) -> int | None:
-        """Start from a tree that differs in its headers alone: make then compiles again only what reads those.
+        """Copy a tree that differs only in its headers, so that make compiles only the affected files again.
 
-        Returns the number of its objects, None where there is no such tree, or it is in use.
+        Returns the number of its objects; None if there is no such tree, or if it is in use.
         """
         for other in _by_use(self.folder):
             state = _state(other)
@@ -208,9 +206,9 @@ class Forest:
             with suppress(BlockingIOError), locked(self.lock_of(other), wait=False):
                 if (other / "started").exists():
                     continue
-                self.say("Copying the objects of another feature set; only what differs is compiled again.")
+                self.say("Copying the objects of another set of features. Only affected files are compiled again.")
                 make_folder(root / "tree", self.user)
-                # Not hard links: who knows which program writes into a file instead of replacing it.
+                # No hard links: a program may write into a file instead of replacing it.
                 copy = ["cp", "-a", "--reflink=auto", f"../../{other.name}/tree/.", "."]
                 finished = self.run(self.sandbox_of(root, other), copy, cwd=root / "tree", user=self.user)
                 if finished.stopped:
@@ -221,9 +219,10 @@ class Forest:
         return None
 
     def _configure(self, root: Path, spec: TreeSpec) -> None:
-        """Write config/local. A header that stays as it is keeps its time, and nothing is compiled again for it.
+        """Write config/local. Unchanged headers keep their times, so make does not compile anything again for them.
 
-        Those without a change exist too, empty: where make has to make them, it works out all dependencies twice.
+        Headers without options are written too, as empty files. Otherwise make creates them, and finds all dependencies
+        twice.
         """
         src = root / "tree" / "src"
         local = src / "config" / "local"
@@ -238,13 +237,13 @@ class Forest:
             files = [f"../../headers/{name}" for name in changed]
             command = ["cp", "--remove-destination", "--", *files, "config/local/"]
             self._do(command, src)
-            self._forget(src, spec.bin_folder, changed)
+            self._remove_objects(src, spec.bin_folder, changed)
 
-    def _forget(self, src: Path, bin_folder: str, headers: Sequence[str]) -> None:
-        """Remove the objects that read one of these headers, where the tree is a copy.
+    def _remove_objects(self, src: Path, bin_folder: str, headers: Sequence[str]) -> None:
+        """Remove the objects that depend on one of these headers.
 
-        make would find them by itself, but for one case: where the new options stop the preprocessor (#error), it gets
-        no dependencies, takes the old object for a current one, and links it.
+        make finds them itself, except in one case: if the new options stop the preprocessor (#error), make finds no
+        dependencies, and links the old object.
         """
         names = [f"config/local/{name}".encode() for name in headers]
         gone = []
@@ -261,11 +260,11 @@ class Forest:
             raise TreeStoppedError
         if finished.returncode:
             said = finished.output.decode(errors="replace").strip()[-200:]
-            raise OSError(f"The options cannot be written into {src}: {said}")
+            raise OSError(f"Cannot write the options into {src}: {said}")
 
     @contextmanager
     def _held(self, root: Path) -> Iterator[None]:
-        """Hold a tree, and wait for it. Raises TreeStoppedError."""
+        """Lock a tree, and wait for it if necessary. Raises TreeStoppedError."""
         with ExitStack() as held:
             try:
                 held.enter_context(locked(self.lock_of(root), wait=False))
@@ -279,10 +278,10 @@ class Forest:
             raise TreeStoppedError
 
     def prune(self) -> list[str]:
-        """Remove the trees that were not used for longest, until the rest takes no more than the limit."""
+        """Remove the least recently used trees until the others are within the limit."""
         removed = []
         trees = _by_use(self.folder)
-        # Their making was interrupted, and nobody has asked for them since.
+        # Incomplete trees, whose creation was interrupted.
         trees += [tree for tree in self.folder.iterdir() if tree.is_dir() and tree not in trees]
         sizes = {tree: int(_state(tree).get("size", 0)) for tree in trees}
         while trees and (sum(sizes[tree] for tree in trees) > self.limit or not _state(trees[-1])):
@@ -295,15 +294,15 @@ class Forest:
 
 
 def run(sandbox: Sandbox | None, command: Sequence[str], **arguments: Any) -> runner.Finished:
-    """runner.run, in namespaces where there is a sandbox."""
+    """Run a program, in the sandbox if there is one."""
     return sandbox.run(command, **arguments) if sandbox else runner.run(command, **arguments)
 
 
-_WAITING = "Another build with the same features is running; waiting for it."
+_WAITING = "Waiting for another build with the same features."
 
 
 def size_of(folder: Path) -> int:
-    """Bytes that a folder takes on the disk."""
+    """The size of a folder on the disk, in bytes."""
     total = 0
     for parent, _, files in os.walk(folder):
         for name in files:
@@ -313,7 +312,7 @@ def size_of(folder: Path) -> int:
 
 
 def _by_use(folder: Path) -> list[Path]:
-    """Trees, the one used last first."""
+    """The complete trees, most recently used first."""
     found = []
     for tree in folder.iterdir():
         with suppress(OSError):
@@ -329,7 +328,7 @@ def _state(root: Path) -> dict[str, Any]:
 
 
 def _is_usable(root: Path) -> bool:
-    """Whether a tree is there, and what is written into it now is newer than all in it: make goes by that alone."""
+    """Whether the tree is complete, and not from the future: make needs new files to be newer than old ones."""
     with suppress(OSError):
         return bool(_state(root)) and (root / "state.json").stat().st_mtime <= time.time()
     return False
@@ -340,13 +339,13 @@ def _account(path: Path) -> int:
 
 
 def _folder(path: Path) -> None:
-    """A folder of ours that the account may pass through and read."""
+    """Make a folder that the compiling account may read."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o755)
 
 
 def _write(path: Path, content: bytes) -> None:
-    """A file of ours that the account may read, whole or not there."""
+    """Write a file that the compiling account may read. The file is either complete or missing."""
     draft = path.with_name(f".{path.name}.new")
     draft.write_bytes(content)
     draft.chmod(0o644)
@@ -354,5 +353,5 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def with_usual_modes(command: Sequence[str]) -> list[str]:
-    """A command whose files get the same modes whatever our umask is: an ISO holds them."""
+    """The command with a fixed umask: an ISO stores the modes of its files."""
     return ["perl", "-e", "umask 022; exec { $ARGV[0] } @ARGV or die qq{$ARGV[0]: $!\\n}", "--", *command]

@@ -1,7 +1,7 @@
-"""Where a script can lead: every way through it is walked, with nobody at the machine and a network that may fail.
+"""Finds all paths through a script, if nobody is at the machine and the network may fail.
 
-A step is a line together with the values of those variables that the script itself sets and looks at, so what counts
-its tries ends, and what comes to the same step again goes round for ever. What nobody can know goes both ways.
+A step is a line together with the values of the variables that the script sets and tests. A loop that counts its tries
+therefore ends. A path that reaches the same step twice is an endless loop. An unknown condition goes both ways.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from roms.toolchain.ipxe.script.parser import Command, Line
+from roms.toolchain.ipxe.script.parser import Command, Line, plain
 
-#: So many steps are walked, and commands looked at on the way; a script that has more counts to thousands.
+#: The largest number of steps, and of commands in them. Larger scripts are not analysed completely.
 LIMIT: Final = 4_000
 _MOST_COMMANDS: Final = 25_000
-#: So many variables are followed, in the order of the alphabet; what others hold counts as not known.
+#: The largest number of variables, in alphabetical order. The values of others count as unknown.
 _MOST_VARIABLES: Final = 32
-#: More cards are not expected in a machine: a loop over `net0`, `net1`, … ends there.
+#: The assumed number of cards: a loop over `net0`, `net1`, … ends there.
 _CARDS: Final = 2
-#: What `dhcp` takes at most where nobody answers, in seconds.
+#: The longest time for `dhcp` without an answer, in seconds.
 _DHCP: Final = 16
 _SETTING = re.compile(r"\$\{([^${}]*)\}")
 _CARD = re.compile(r"net(\d+)/\w+")
 _NUMBER = re.compile(r"-?(?:0x[0-9a-f]+|\d+)", re.IGNORECASE)
-#: They do what they say, and come back with success.
-_SURE: Final = frozenset(
+#: These commands always succeed.
+_SUCCEEDING: Final = frozenset(
     {
         *("", "echo", "set", "inc", "item", "menu", "form", "params", "param", "sleep", "imgfree", "imgstat", "ifstat"),
         *("route", "console", "colour", "cpair", "show"),
     }
 )
-#: After them nothing of the script runs, unless they fail.
+#: After these commands the script ends, unless they fail.
 _LEAVING: Final = frozenset({"reboot", "poweroff", "sanboot", "shell", "config", "login", "present"})
-#: What they have run decides how the script ends.
+#: These commands run another image, which decides the exit status.
 _RUNNING: Final = frozenset({"chain", "boot", "imgexec", "autoboot", "startpxe"})
 _OK, _FAILED = True, False
 
@@ -43,7 +43,7 @@ Values = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class _To:
-    """A command's outcome besides success and failure: the script goes on at the line of this index."""
+    """An outcome of a command besides success and failure: a jump to this line."""
 
     index: int
 
@@ -53,7 +53,7 @@ Outcomes = list[tuple["bool | _To", Values]]
 
 @dataclass(frozen=True)
 class Ending:
-    """The script is over: after `command`, with this exit status, None where that cannot be known."""
+    """An end of the script, with its last command and the exit status; None if the status is unknown."""
 
     command: Command
     status: int | None
@@ -61,7 +61,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Jump:
-    """A way on: to a line by its index, with the values there. `command` is the `goto` that leads back, if one does."""
+    """A transition to a line, with the values there. `command` is the `goto` if the jump goes back."""
 
     to: int
     values: Values
@@ -71,28 +71,28 @@ class Jump:
 
 @dataclass
 class Flow:
-    """What was found on the ways through a script."""
+    """The results for all paths through a script."""
 
     endings: set[Ending] = field(default_factory=set)
-    #: The `goto` of each loop that nothing ends.
+    #: The `goto` of each endless loop.
     endless: set[Command] = field(default_factory=set)
-    #: All commands that are reached with nobody at the machine.
+    #: All commands that can run.
     reached: set[Command] = field(default_factory=set)
-    #: The longest that the waits of one way come to, as far as they are bounded.
+    #: The longest total wait on one path, as far as the waits have limits.
     seconds: float = 0
-    #: Whether there were too many steps to walk them all.
+    #: Whether the script has too many steps for a complete analysis.
     is_cut: bool = False
 
 
 def explore(lines: list[Line], platform: str) -> Flow:
-    """Walk all ways through the script on `platform`, iPXE's word for it: efi or pcbios."""
+    """Find all paths through the script on a platform: efi or pcbios."""
     walk = _Walk(lines, {"platform": platform})
     walk.run()
     return walk.flow
 
 
 def seconds_of(command: Command) -> float:
-    """How long a command may wait, as far as it says so."""
+    """The longest wait of a command in seconds, if it has a limit; 0 otherwise."""
     if command.name == "sleep":
         number = _number(command.arguments[0]) if command.arguments else None
         return float(number or 0)
@@ -102,7 +102,7 @@ def seconds_of(command: Command) -> float:
 
 
 def labels_of(lines: list[Line]) -> dict[str, int]:
-    """Each label, and the index of the first line that has it."""
+    """The index of the first line with each label."""
     found: dict[str, int] = {}
     for index, line in enumerate(lines):
         if line.label is not None:
@@ -117,7 +117,7 @@ def choices_of(lines: list[Line]) -> list[str]:
 
 
 def values_of(lines: list[Line]) -> dict[str, set[str]]:
-    """What a script puts into each variable: what it sets, and the menu items from which somebody chooses."""
+    """The possible values of each variable: those that the script sets, and menu items."""
     found: dict[str, set[str]] = {}
     choices = choices_of(lines)
     for command in (command for line in lines for command in line.commands if command.arguments):
@@ -140,43 +140,43 @@ class _Walk:
         self._start: Values = tuple(sorted((name, value) for name, value in given.items()))
 
     def run(self) -> None:
-        """Depth first, without recursion. A step that is met again on the way to itself closes a loop."""
+        """Search depth first, without recursion. A step that is already on the current path closes a loop."""
         longest: dict[tuple[int, Values], float] = {}
         stack = [_Step(Jump(0, self._start, 0), self._ways(0, self._start))]
-        on_the_way = {(0, self._start): 0}
+        on_path = {(0, self._start): 0}
         while stack:
             step = stack[-1]
             way = next(step.ways, None)
             if way is None:
                 stack.pop()
-                del on_the_way[step.key]
+                del on_path[step.key]
                 longest[step.key] = step.seconds
                 if stack:
                     stack[-1].add(step.jump, step.seconds)
                 continue
             key = (way.to, way.values)
-            if key in on_the_way:
-                self._loop([*(each.jump for each in stack[on_the_way[key] + 1 :]), way])
+            if key in on_path:
+                self._loop([*(each.jump for each in stack[on_path[key] + 1 :]), way])
             elif key in longest:
                 step.add(way, longest[key])
             elif len(longest) + len(stack) >= LIMIT or self._budget < 0:
                 self.flow.is_cut = True
                 return
             else:
-                on_the_way[key] = len(stack)
+                on_path[key] = len(stack)
                 stack.append(_Step(way, self._ways(*key)))
         self.flow.seconds = longest[(0, self._start)]
         self.flow.is_cut = self._budget < 0
 
     def _loop(self, jumps: list[Jump]) -> None:
-        """Name the `goto` that leads back last."""
+        """Store the last `goto` of the loop that jumps back."""
         self.flow.endless.add([jump.command for jump in jumps if jump.command][-1])
 
     def _ways(self, index: int, values: Values) -> Iterator[Jump]:
-        """All ways on from a line, each with what it waits."""
+        """All transitions from a line, each with its wait."""
         if index >= len(self.lines):
             return
-        # What was not walked of this line: the number of its next command, the status before, the values, the seconds.
+        # Open states of this line: the index of the next command, the status before it, the values, the seconds.
         todo: list[tuple[int, bool, Values, float]] = [(0, _OK, values, 0)]
         seen = set()
         while todo and self._budget >= 0:
@@ -201,7 +201,7 @@ class _Walk:
                         todo.append((at + 1, outcome, then, waited))
 
     def _after(self, index: int, status: bool, values: Values, waited: float) -> Iterator[Jump]:
-        """What comes behind a line: the next one, if all went well."""
+        """The transition after the last command of a line: to the next line if it succeeded."""
         commands = self.lines[index].commands
         if not status:
             self.flow.endings.add(Ending(commands[-1], None))
@@ -212,13 +212,13 @@ class _Walk:
             self.flow.endings.add(Ending(commands[-1], None if runs else 0))
 
     def _outcomes(self, command: Command, values: Values) -> Outcomes:
-        """What a command may come to, and the values then."""
+        """The possible outcomes of a command, each with the values after it."""
         if command.name in _SPECIAL:
             special: Callable[[Command, Values], Outcomes] = getattr(self, f"_{command.name}")
             return special(command, values)
         if command.name in _LEAVING:
             return [(_FAILED, values)]
-        return [(_OK, values)] if command.name in _SURE else [(_OK, values), (_FAILED, values)]
+        return [(_OK, values)] if command.name in _SUCCEEDING else [(_OK, values), (_FAILED, values)]
 
     def _exit(self, command: Command, values: Values) -> Outcomes:
         said = self._known(command.arguments[0], values) if command.arguments else "0"
@@ -228,13 +228,13 @@ class _Walk:
     def _goto(self, command: Command, values: Values) -> Outcomes:
         label = self._known(command.arguments[0], values) if command.arguments else ""
         if label is None:
-            # It may be any label, or none; who writes so has had somebody choose.
+            # The label is unknown: usually a person chooses it in a menu.
             return [(_FAILED, values)]
         return [(_To(self._labels[label]), values)] if label in self._labels else [(_FAILED, values)]
 
     def _choose(self, command: Command, values: Values) -> Outcomes:
-        """With a time-out, and nobody there, the default is chosen, or the first item."""
-        name = plain(command.arguments[0]) if command.arguments else ""
+        """With a timeout, the default or the first item is chosen."""
+        name = command.variable
         default = command.options.get("default", "")
         chosen = [default] if default and "${" not in default else self._choices[:1] if not default else self._choices
         if "timeout" not in command.options:
@@ -242,20 +242,18 @@ class _Walk:
         return [(_OK, self._with(values, name, choice)) for choice in chosen] or [(_FAILED, values)]
 
     def _prompt(self, command: Command, values: Values) -> Outcomes:
-        """With a time-out, and nobody there, no key is pressed."""
+        """With a timeout, nobody presses the key."""
         return [(_FAILED, values)] if "timeout" in command.options else [(_OK, values), (_FAILED, values)]
 
     def _set(self, command: Command, values: Values) -> Outcomes:
-        arguments = command.arguments
-        name, value = (plain(arguments[0]), " ".join(arguments[1:])) if arguments else ("", "")
-        return [(_OK, self._with(values, name, self._known(value, values)))]
+        return [(_OK, self._with(values, command.variable, self._known(" ".join(command.arguments[1:]), values)))]
 
     def _clear(self, command: Command, values: Values) -> Outcomes:
-        cleared = self._with(values, plain(command.arguments[0]) if command.arguments else "", None)
+        cleared = self._with(values, command.variable, None)
         return [(_OK, cleared), (_FAILED, cleared)]
 
     def _inc(self, command: Command, values: Values) -> Outcomes:
-        name = plain(command.arguments[0]) if command.arguments else ""
+        name = command.variable
         before = _number(dict(values).get(name, "0"))
         step = _number(command.arguments[1]) if len(command.arguments) > 1 else 1
         after = None if before is None or step is None else str(before + step)
@@ -272,14 +270,14 @@ class _Walk:
         return [(known[0] == known[1], values)]
 
     def _with(self, values: Values, name: str, value: str | None) -> Values:
-        """The values with another one; only what the script looks at is kept."""
+        """The values after a change. Only variables that matter are stored."""
         if name not in self._looked_at:
             return values
         changed = {**dict(values), name: value}
         return tuple(sorted((name, value) for name, value in changed.items() if value is not None))
 
     def _known(self, text: str, values: Values) -> str | None:
-        """A text with its settings filled in; None where one is not known."""
+        """The text with the values of its settings; None if one is unknown."""
         known = dict(values)
         for _ in range(8):
             if not (found := _SETTING.search(text)):
@@ -293,12 +291,12 @@ class _Walk:
         return None
 
 
-#: The commands that have a method of their own.
+#: The commands with their own methods.
 _SPECIAL: Final = frozenset({"exit", "goto", "choose", "prompt", "set", "clear", "inc", "isset", "iseq"})
 
 
 class _Step:
-    """A step on the way that is being walked, and the longest wait from it on, as far as it is known."""
+    """A step on the current path, and the longest wait after it so far."""
 
     def __init__(self, jump: Jump, ways: Iterator[Jump]) -> None:
         self.jump, self.ways = jump, ways
@@ -314,7 +312,7 @@ def _is_run(command: Command, status: bool) -> bool:
 
 
 def _looked_at(lines: list[Line]) -> set[str]:
-    """The variables whose values decide something, or go into one that does."""
+    """The variables that matter: those in conditions, and those that such variables depend on."""
     deciding: set[str] = set()
     sources: dict[str, set[str]] = {}
     for command in (command for line in lines for command in line.commands if command.arguments):
@@ -335,11 +333,6 @@ def _looked_at(lines: list[Line]) -> set[str]:
 def settings_in(text: str) -> set[str]:
     """The names of the settings in a text, without their types."""
     return {plain(name) for name in re.findall(r"\$\{([^${}:]+)", text)}
-
-
-def plain(setting: str) -> str:
-    """A setting's name without its type."""
-    return setting.partition(":")[0]
 
 
 def _number(text: str) -> int | None:

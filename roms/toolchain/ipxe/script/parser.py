@@ -1,7 +1,7 @@
-"""How iPXE reads a script: lines, labels, commands, options. Facts of its image/script.c, core/exec.c, core/getopt.c.
+"""Parses a script as iPXE does: lines, labels, commands, options; see image/script.c, core/exec.c, core/getopt.c.
 
-A line's words are split at white space before anything else, `||`, `&&` and `;` are words, a word that begins with `#`
-begins a comment, and a command's options end at its first word that is none.
+iPXE first splits a line into words at white space. `||`, `&&` and `;` are words. A word that starts with `#` starts a
+comment. The options of a command end at the first word that is not an option.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 from machines.boot.ipxe import SEPARATORS
 
-#: The build options that bring each command of iPXE, any of them; none where it is always there.
+#: The build options for each command, of which one is enough. Commands without options always exist.
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     command: tuple(filter(None, options.split("|")))
     for options, commands in {
@@ -66,9 +66,9 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     }.items()
     for command in commands.split()
 }
-#: iPXE splits at ASCII white space only.
+#: iPXE splits only at ASCII white space.
 _WORD = re.compile(r"[^ \t\n\v\f\r]+")
-#: Of each command the options that take a value, by their letters; see OPTION_DESC in iPXE's hci/commands.
+#: The options with a value for each command, by their letters; see OPTION_DESC in iPXE's hci/commands.
 _VALUED: Final[Mapping[str, Mapping[str, str]]] = {
     command: {option[0]: option for option in options.split()}
     for commands, options in {
@@ -85,9 +85,14 @@ _VALUED: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 
+def plain(setting: str) -> str:
+    """The name of a setting without its type."""
+    return setting.partition(":")[0]
+
+
 @dataclass(frozen=True)
 class Command:
-    """One command of a line, `after` which separator it stands. One without words does nothing, with success."""
+    """A command, with the separator before it (`after`). A command without words does nothing and succeeds."""
 
     line: int
     after: str
@@ -97,12 +102,17 @@ class Command:
     def name(self) -> str:
         return self.words[0] if self.words else ""
 
+    @property
+    def variable(self) -> str:
+        """The first argument as the name of a setting, without its type."""
+        return plain(self.arguments[0]) if self.arguments else ""
+
     def __str__(self) -> str:
         return " ".join(self.words)
 
     @property
     def options(self) -> dict[str, str]:
-        """Its options by their long names; those that take no value have an empty one."""
+        """The options by their long names. Options without a value have an empty one."""
         return self._parts[0]
 
     @property
@@ -131,7 +141,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Line:
-    """A line, those joined that a backslash joins; `number` is the first one's, from 1."""
+    """A line, joined with its continuation lines. `number` is that of the first one, from 1."""
 
     number: int
     label: str | None
@@ -139,7 +149,7 @@ class Line:
 
 
 def parse(text: str) -> list[Line]:
-    """All lines that have a label or a command."""
+    """All lines with a label or a command."""
     return [line for line in _lines(text) if line.commands or line.label is not None]
 
 

@@ -1,7 +1,7 @@
-"""The text of the script that a ROM embeds, and what iPXE must be built with to run it. Pure: a spec in, text out.
+"""Writes the script that a ROM embeds, and finds the build options for it. Pure.
 
-Each way through the text leads to “local”, and each step on the way is bounded: a dead network or site costs a machine
-no more than `worst_case` says.
+Every path through the script ends at “local”, and every step has a time limit. `worst_case` computes the longest delay
+if the network or the site is down.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from roms.toolchain.ipxe.script.spec import (
     is_address,
 )
 
-#: Seconds between two rounds of looking for a network, and between two questions.
+#: Seconds between two tries to reach the network, and between two requests to the site.
 NETWORK_PAUSE: Final = 5
 SITE_PAUSE: Final = 3
 
@@ -28,10 +28,9 @@ SITE_PAUSE: Final = 3
 def render(spec: ScriptSpec) -> str:
     """The text of the script.
 
-    A step that may fail is written `A || goto where-else` or `A && goto there ||`: a failing command ends the script
-    unless `||` follows it, and `A || B && C` runs C after A has succeeded. An answer of the site sets `rescuesite`;
-    whatever exit status it ends with, the site has then spoken and is not asked again. With a file per machine it is
-    the status that counts.
+    A command that fails ends the script unless `||` follows it, and `A || B && C` runs C if A succeeds. A step that may
+    fail is therefore `A || goto X` or `A && goto X ||`. Every answer of the site sets `rescuesite`. The script then
+    does not ask again, whatever the exit status is. With a file per machine, the exit status counts.
     """
     nic = "net${nic}" if spec.nic is None else f"net{spec.nic}"
     first = "net0" if spec.nic is None else nic
@@ -61,7 +60,7 @@ def render(spec: ScriptSpec) -> str:
         f"ifclose {nic} ||",
         ":next",
         *(("inc nic", "isset ${net${nic}/mac} && goto nic ||") if spec.nic is None else ()),
-        # A site that did not answer on any card was asked often enough.
+        # The site did not answer on any card: stop.
         "isset ${site-tries} && goto local ||",
         f"iseq ${{network-tries}} {spec.tries} && goto local ||",
         "echo No network yet, trying again",
@@ -76,7 +75,7 @@ def render(spec: ScriptSpec) -> str:
 def _address(spec: ScriptSpec, nic: str) -> list[str]:
     network = spec.network
     if isinstance(network, str):
-        # Not plain `dhcp`: where iPXE has IPv6, that would be content with, and wait for, an IPv6 address.
+        # `dhcp` alone would also wait for, and accept, an IPv6 address if iPXE has IPv6.
         return [f"ifconf --configurator dhcp --timeout {spec.address_timeout * 1000} {nic} || goto next"]
     settings = {"ip": network.ip, "netmask": network.netmask, "gateway": network.gateway, "dns": network.dns}
     return [f"set {nic}/{name} {value}" for name, value in settings.items() if value]
@@ -92,13 +91,13 @@ def _url(spec: ScriptSpec) -> str:
 
 
 def required_options(spec: ScriptSpec) -> frozenset[str]:
-    """The build options, by the names of iPXE's headers, without which the rendered script does not work."""
+    """The build options that the script needs, by their names in iPXE's headers."""
     needed = {"IMAGE_SCRIPT", "IMAGE_CMD", "NVO_CMD", "IFMGMT_CMD", "NET_PROTO_IPV4", PROTOCOL_OPTIONS[spec.scheme]}
     if not spec.asks:
-        # The exported script of a machine in rescue sends it on to the site.
+        # The exported script of a machine in rescue refers to the site.
         needed.add(PROTOCOL_OPTIONS["http"])
     if spec.network == DHCP:
-        # The command is not used, but it is what brings DHCP itself.
+        # The script does not use the command, but this option adds DHCP.
         needed.add("DHCP_CMD")
     if not is_address(spec.host):
         needed.add("DNS_RESOLVER")
@@ -108,9 +107,9 @@ def required_options(spec: ScriptSpec) -> frozenset[str]:
 
 
 def option_values(spec: ScriptSpec) -> dict[str, int]:
-    """The build options, by the names of iPXE's headers, that the script needs other values of; see config/dhcp.h."""
+    """The values of build options that the script needs, by their names in iPXE's headers; see config/dhcp.h."""
     if spec.network != DHCP or spec.dhcp_wait <= DHCP_WAIT:
         return {}
-    # The pauses are 1, 2, 4, … s, up to this one.
+    # iPXE waits 1, 2, 4, … s between its requests, up to this value.
     longest = spec.dhcp_silence // 2
     return {"DHCP_DISC_END_TIMEOUT_SEC": longest, "DHCP_REQ_END_TIMEOUT_SEC": longest}

@@ -1,4 +1,4 @@
-"""How long the script that a ROM embeds may keep a machine from its disk. Pure."""
+"""The longest time that the script in a ROM can delay the boot from disk. Pure."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from machines.boot.script import USUAL_FILES, longest_question, longest_silence
 from roms.toolchain.ipxe.script.render import NETWORK_PAUSE, SITE_PAUSE
 from roms.toolchain.ipxe.script.spec import DHCP, ScriptSpec
 
-#: `ifconf` waits this long for a link that was lost since `iflinkwait` saw it.
+#: How long `ifconf` waits for a link that was lost after `iflinkwait`.
 _LINK_AGAIN = 15
-#: What leaving iPXE takes at most where a connection is still open (TCP_FINISH_TIMEOUT).
+#: How long iPXE waits at its end for an open connection (TCP_FINISH_TIMEOUT).
 _LEAVING = 1
 
 
 @dataclass(frozen=True)
 class WorstCase:
-    """Seconds until the next boot device, from when iPXE runs the script; the drivers' own start comes on top.
+    """The time from the start of the script to the next boot device, in seconds. The start of the drivers comes first.
 
-    A site that goes on answering with a byte now and then is not dead, and has no bound.
+    There is no limit for a site that keeps sending a byte now and then.
     """
 
     #: No card has a cable.
     no_link: float
-    #: There is a link, and nobody gives out addresses.
+    #: There is a link, but DHCP does not answer.
     no_address: float
-    #: There is a network, and the site does not answer, or its name cannot be looked up.
+    #: There is a network, but the site does not answer, or its name cannot be resolved.
     no_site: float
-    #: The site answers at the last try, and then falls silent again and again in the files of a rescue.
+    #: The site answers at the last try, and then stops answering in each file of a rescue.
     in_files: float
-    #: Whatever else happens, say a switch that never forwards, and an address at the very last try.
+    #: Any other fault, for example a switch that never forwards, and an address at the last try.
     ever: float
 
 
 def worst_case(spec: ScriptSpec, nics: int = 1, files: int = USUAL_FILES) -> WorstCase:
-    """How long a dead network or site keeps a machine with so many cards from its disk.
+    """The longest delays for a machine with `nics` cards, if the network or the site is down.
 
-    `files` is how many a rescue fetches. What the chained script of an image does is that script's own.
+    `files` is the number of files of a rescue. The waits of an image's own chained script are not included.
     """
     cards = nics if spec.nic is None else 1
     rounds = spec.tries * cards
@@ -58,6 +58,6 @@ def worst_case(spec: ScriptSpec, nics: int = 1, files: int = USUAL_FILES) -> Wor
 
 
 def worst_case_seconds(spec: ScriptSpec, nics: int = 1) -> float:
-    """The longest of what `worst_case` tells of plain silence: the number to show beside a spec."""
+    """The longest delay if the network or the site does not answer."""
     case = worst_case(spec, nics)
     return max(case.no_link, case.no_address, case.in_files)
