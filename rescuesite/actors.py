@@ -1,4 +1,4 @@
-"""Who does something by a request: a page's, or the API's."""
+"""The actor of a request, for audit entries."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from rescuesite.client_address import source_of
 
 
 def actor_of(request: HttpRequest | Request) -> Actor:
-    """The request's user, and from where."""
+    """Return the user of the request with the source address."""
     source = source_of(request._request if isinstance(request, Request) else request)
     return Actor.of_user(request.user, str(source) if source else None)

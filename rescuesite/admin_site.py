@@ -1,4 +1,4 @@
-"""The admin site: Django's own, with a front page that shows how things stand."""
+"""The admin site: Django's, with an overview on the front page."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class RescueAdminSite(admin.AdminSite):
         return super().login(request, extra_context)
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """Django's own, with an audit entry."""
+        """Django's view, with an audit entry."""
         from machines.models import AuditEntry
         from rescuesite.actors import actor_of
 

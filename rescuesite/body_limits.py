@@ -1,7 +1,7 @@
-"""How large a request may be, by what its address needs and who asks: decided before any of its body is read.
+"""Limit the size of request bodies, by URL and by user, before the body is read.
 
-Django reads a body as soon as somebody looks for a form's field; the CSRF check is the first to do so, before anybody
-has asked who is there. What NICs and rescue systems send does not come here; machines.boot bounds it.
+Django reads the body when something accesses a form field. The CSRF check does so first, before the permissions are
+checked. Requests of network cards and rescue systems do not come here. machines.boot limits them.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from django.urls import Resolver404, resolve
 from rescuesite import disk_space
 from rescuesite.api.authentication import user_of_token
 
-#: In bytes. From who is not logged in: a name and a password.
+#: The limits in bytes. For users who are not logged in: enough for a name and a password.
 STRANGER = 64 << 10
-#: From staff and programs: forms, and JSON.
+#: For logged-in users and API tokens: forms and JSON.
 STAFF = 1 << 20
-#: A table of machines, as a form carries it.
+#: For a table of machines in a form.
 TABLE = 4 << 20
-#: An image's files together. nginx's limit in deploy/ is this one.
+#: For all files of an image. nginx has the same limit in deploy/.
 IMAGE = 4 << 30
 
 
 class Larger(NamedTuple):
-    """An address that takes more than a form, from users who hold all of `permissions`."""
+    """A larger limit of one URL, for users with all of `permissions`."""
 
     limit: int
     permissions: tuple[str, ...]
 
 
-#: By the names of their routes.
+#: By the name of the route.
 LARGER: Final = {
     "admin:machines_machine_import": Larger(TABLE, ("machines.add_machine", "machines.change_machine")),
     "admin:machines_rescueimage_add": Larger(IMAGE, ("machines.add_rescueimage",)),
@@ -45,7 +45,7 @@ LARGER: Final = {
 
 
 class BodyLimitMiddleware:
-    """Refuses what is too large, or has no room on the disk. Stands behind the one that knows the session's user."""
+    """Refuses requests that are too large or have no room on the disk. Needs AuthenticationMiddleware before it."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response
@@ -56,39 +56,39 @@ class BodyLimitMiddleware:
 
 def _objection(request: HttpRequest) -> HttpResponse | None:
     if "HTTP_TRANSFER_ENCODING" in request.META:
-        # Django reads no body without a length; what was sent would be lost in silence.
-        return _refusal(request, 411, "Send the request with a Content-Length.")
+        # Django ignores a body without a length.
+        return _refusal(request, 411, "Send the request with a Content-Length header.")
     length = request.META.get("CONTENT_LENGTH") or "0"
     size = int(length) if length.isascii() and length.isdigit() else 0
     if size <= STRANGER:
         return None
     limit, advice = _limit(request)
     if size > limit:
-        text = f"The request has {size:,} bytes; there is room for {limit:,}. {advice}"
-        return _refusal(request, 413, text.strip())
-    # What is uploaded lies on the disk twice until it is stored.
+        return _refusal(request, 413, f"The request has {size:,} bytes. The limit is {limit:,} bytes. {advice}")
+    # An upload is on the disk twice until it is stored.
     if size > TABLE and (problem := disk_space.problem(2 * size)):
-        return _refusal(request, 507, f"Nothing was taken: {problem}.")
+        return _refusal(request, 507, f"The upload was refused: {problem}.")
     return None
 
 
 def _limit(request: HttpRequest) -> tuple[int, str]:
-    """How many bytes the request may have, and what to do where it has more."""
+    """Return the limit of the request in bytes, and advice for a larger request."""
     user = _user(request)
     if not user.is_authenticated:
-        return STRANGER, "Log in first, or send a token that works."
+        return STRANGER, "Log in first, or send a valid token."
     try:
         larger = LARGER.get(resolve(request.path_info).view_name)
     except Resolver404:
         larger = None
     if larger is None:
-        return STAFF, "An image's files are uploaded where images are added or changed."
+        return STAFF, "Upload files only on the pages to add and change images."
     if not user.has_perms(larger.permissions):  # type: ignore[attr-defined]
-        return STAFF, "More may be sent by who may " + " and ".join(_right(name) for name in larger.permissions) + "."
+        needed = " and ".join(_permission_text(name) for name in larger.permissions)
+        return STAFF, f"Larger requests need the permission to {needed}."
     return larger.limit, "Send less at once, or use the command on the server."
 
 
-def _right(permission: str) -> str:
+def _permission_text(permission: str) -> str:
     return permission.partition(".")[2].replace("_", " ").replace("rescueimage", "rescue image") + "s"
 
 

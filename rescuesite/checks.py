@@ -1,4 +1,4 @@
-"""What `manage.py check --deploy` says of this host, besides Django's own checks."""
+"""Additional checks of `manage.py check --deploy`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from rescuesite import data_directory
 
 @checks.register(checks.Tags.security, deploy=True)
 def data_directory_is_private(app_configs: Any, **_: Any) -> list[checks.CheckMessage]:
-    """The modes are set at each start, so what is found here could not be set."""
+    """Report wrong modes in the data directory. Each start corrects them, so these could not be corrected."""
     found = data_directory.too_open(Path(settings.RESCUESITE_DATA_DIR), settings.RESCUESITE_DATABASE_FILE)
-    hint = "Give it to the account that runs the site, on a file system that keeps modes; start the site again."
+    hint = "Make the site's account the owner, use a file system that supports modes, and start the site again."
     return [checks.Warning(str(one), hint=hint, id="rescuesite.W001") for one in found]
 
 
 @checks.register(checks.Tags.security, deploy=True)
 def secret_key_is_private(app_configs: Any, **_: Any) -> list[checks.CheckMessage]:
-    """A key file that RESCUESITE_SECRET_KEY_FILE names is its owner's: nothing is changed there."""
+    """Report a wrong mode of RESCUESITE_SECRET_KEY_FILE. The site does not change this file."""
     named = os.environ.get("RESCUESITE_SECRET_KEY_FILE")
     mode = stat.S_IMODE(Path(named).stat().st_mode) if named else 0
     if not mode & 0o007:
         return []
     return [
         checks.Warning(
-            f"Every account of this host may use the secret key in {named}: its mode is {mode:04o}.",
+            f"Every account of this host can read or change the secret key in {named}: its mode is {mode:04o}.",
             hint=f"chmod o= {named}",
             id="rescuesite.W002",
         )

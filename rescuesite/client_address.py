@@ -1,7 +1,7 @@
-"""Where a request really comes from: the peer, or what trusted proxies say of it.
+"""Find the source address of a request: the peer, or the address that trusted proxies report.
 
-What NICs ask, log-in, API and admin all read it here. An address that cannot be read is unknown, and never the proxy's
-own: whoever may ask from there would be anybody.
+Boot requests, logins, the API and the admin all use it. An address that cannot be parsed is unknown. It must never
+become the proxy's address: then every client could use the rights of that address.
 """
 
 import re
@@ -13,16 +13,16 @@ from django.http import HttpRequest
 from machines.addresses import IPAddress, IPNetwork, parse_ip
 
 _PORT = r"(?::[0-9]{1,5})?"
-#: An address as proxies write it: `192.0.2.7`, with a port (Azure's gateway, IIS); IPv6 plain, or in brackets with or
-#: without a port. RFC 7239 quotes the latter, and so do some that write X-Forwarded-For.
+#: An address as proxies write it: IPv4 with or without a port (Azure's gateway, IIS), IPv6 plain, or IPv6 in brackets
+#: with or without a port. RFC 7239 quotes the last form. Some proxies quote it in X-Forwarded-For too.
 _HOP = re.compile(rf"(?P<v4>[0-9.]+){_PORT}|\[(?P<bracketed>[^\]]*:[^\]]*)\]{_PORT}|(?P<v6>[^\[\]]*:[^\[\]]*)")
 
 
 def source_of(request: HttpRequest) -> IPAddress | None:
-    """The address that a request comes from, behind the proxies that the site trusts; None where it is unknown."""
+    """Return the source address of a request, behind trusted proxies; None if it is unknown."""
     return source_address(
         request.META.get("REMOTE_ADDR", ""),
-        # Of several such headers the server makes one list, in their order.
+        # The server joins several such headers in their order.
         request.META.get("HTTP_X_FORWARDED_FOR"),
         trusted=settings.RESCUESITE_TRUSTED_PROXIES,
         trust_unix_peer=settings.RESCUESITE_TRUST_UNIX_PEER,
@@ -32,13 +32,13 @@ def source_of(request: HttpRequest) -> IPAddress | None:
 def source_address(
     peer: str, forwarded_for: str | None, *, trusted: Iterable[IPNetwork] = (), trust_unix_peer: bool = False
 ) -> IPAddress | None:
-    """Return the address that asked; None where it is unknown. Pure. `peer` is empty for a Unix socket.
+    """Return the source address; None if it is unknown. Pure. `peer` is empty for a Unix socket.
 
-    Without the header (None), a trusted proxy asks for itself.
+    Without the header (None), the source is the peer, even if it is a trusted proxy.
 
-    X-Forwarded-For is read from the right, as each proxy appends the address that it saw: the first that is not
-    itself a trusted proxy is the source, and whatever stands to its left is hearsay. Empty entries are skipped (RFC
-    9110, 5.6.1). An entry on the way that is no address makes the source unknown, and so does a list without entries.
+    X-Forwarded-For is read from the right, because each proxy appends the address of its client. The first address that
+    is not a trusted proxy is the source. Entries to its left are not trusted. Empty entries are skipped (RFC 9110,
+    5.6.1). If an entry on the way is not an address, or there are no entries, the source is unknown.
     """
     trusted = tuple(trusted)
     source = parse_ip(peer)
@@ -53,7 +53,7 @@ def source_address(
 
 
 def _address(hop: str) -> IPAddress | None:
-    """The address in an entry of X-Forwarded-For; None where it is none, such as `unknown`."""
+    """Return the address in an entry of X-Forwarded-For; None if there is no address, as in `unknown`."""
     if len(hop) > 1 and hop[0] == hop[-1] == '"':
         hop = hop[1:-1]
     match = _HOP.fullmatch(hop)

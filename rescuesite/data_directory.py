@@ -1,6 +1,7 @@
-"""The data directory, and who may read what lies in it: its modes are set at each start, and what cannot be is told.
+"""The modes of the data directory. Each start of the site corrects them and logs what it cannot correct.
 
-Only the site's account reads anything, but for the stored files: a web server in the site's group may send those.
+Only the site's account may read the data directory, with one exception: a web server in the site's group may send the
+stored files.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-#: What the site's processes create can be read by their account alone, unless they say otherwise.
+#: By default, only the site's account can read new files.
 UMASK = 0o077
-#: The group may pass through to the files.
+#: The group may enter the directory to reach the stored files.
 _ITSELF = 0o710
 _FOLDERS = {"files": 0o750, "static": 0o700, "tmp": 0o700, "job-logs": 0o700, "stations": 0o700, "locks": 0o700}
 _FILE = 0o600
-#: What lies beside a database of SQLite's, and holds its contents: https://www.sqlite.org/tempfiles.html
+#: The suffixes of SQLite's files with contents of the database: https://www.sqlite.org/tempfiles.html
 _BESIDE_DATABASE = ("", "-wal", "-shm", "-journal")
 
 
 class TooOpen(NamedTuple):
-    """Something that other accounts of this host may use, and must not."""
+    """A file or folder that other accounts of this host must not use, but can."""
 
     path: Path
     mode: int
@@ -33,13 +34,13 @@ class TooOpen(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"Other accounts of this host may use {self.path}: its mode is {self.mode:04o}, and may be "
-            f"{self.widest:04o} at most. It belongs to account {self.owner}, this process to {self.us}."
+            f"Other accounts of this host can use {self.path}: its mode is {self.mode:04o}, but must not be wider than "
+            f"{self.widest:04o}. Its owner is account {self.owner}. This process runs as account {self.us}."
         )
 
 
 def prepare(path: Path) -> None:
-    """Make what is missing of the data directory, for the site's account alone. Raises OSError."""
+    """Make the data directory and its folders if they are missing. Raises OSError."""
     os.umask(UMASK)
     _made(path, _ITSELF)
     for name, mode in _FOLDERS.items():
@@ -48,7 +49,7 @@ def prepare(path: Path) -> None:
 
 
 def secure(path: Path, database: Path | None = None) -> list[TooOpen]:
-    """Take away every right that is too much; return where that cannot be done: it is another account's, perhaps."""
+    """Correct the modes. Return those that cannot be corrected, for example because of another owner."""
     for found in too_open(path, database):
         with suppress(OSError):
             found.path.chmod(found.mode & (found.widest | 0o7000))
@@ -56,7 +57,7 @@ def secure(path: Path, database: Path | None = None) -> list[TooOpen]:
 
 
 def too_open(path: Path, database: Path | None = None) -> list[TooOpen]:
-    """What other accounts may use though they must not."""
+    """Return the files and folders with a mode that is too wide."""
     found = []
     for one, widest in _kept(path, database):
         with suppress(FileNotFoundError):
@@ -68,7 +69,7 @@ def too_open(path: Path, database: Path | None = None) -> list[TooOpen]:
 
 
 def _kept(path: Path, database: Path | None) -> Iterator[tuple[Path, int]]:
-    """Each folder and file with the widest mode that it may have. Files deeper down lie behind these folders."""
+    """Yield each folder and file with its widest allowed mode. These folders protect the files below them."""
     yield path, _ITSELF
     for name, mode in _FOLDERS.items():
         yield path / name, mode
@@ -82,18 +83,18 @@ def _kept(path: Path, database: Path | None) -> Iterator[tuple[Path, int]]:
 
 
 def _made(folder: Path, mode: int) -> bool:
-    """Make a folder if it is missing, and tell whether it was. One that is there keeps its mode."""
+    """Make a folder if it is missing. Return whether it was made. An existing folder keeps its mode."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         return False
-    # Our umask has taken the group's rights.
+    # The umask has removed the rights of the group.
     folder.chmod(mode)
     return True
 
 
 def same_owner(path: Path, other: Path) -> None:
-    """What root makes is for the data directory's owner: a station's worker may run as root."""
+    """Give `path` the owner of `other`, if this process is root: a station's worker may run as root."""
     if os.geteuid() == 0:
         owner = other.stat()
         os.chown(path, owner.st_uid, owner.st_gid)

@@ -1,4 +1,4 @@
-"""Reading the site's environment variables; a bad value stops the start and says what was expected."""
+"""Read the site's environment variables. A value that is not valid stops the start with a message."""
 
 import contextlib
 import ipaddress
@@ -17,9 +17,9 @@ from rescuesite import data_directory
 
 
 def secret_key(data_dir: Path) -> str:
-    """The secret key: from RESCUESITE_SECRET_KEY, from the file RESCUESITE_SECRET_KEY_FILE names, or made and kept.
+    """Return RESCUESITE_SECRET_KEY, the contents of RESCUESITE_SECRET_KEY_FILE, or a key that the site made and stored.
 
-    Raises ImproperlyConfigured where a named file cannot be read or is empty.
+    Raises ImproperlyConfigured if a file cannot be read or is empty.
     """
     if given := os.environ.get("RESCUESITE_SECRET_KEY"):
         return given
@@ -27,7 +27,7 @@ def secret_key(data_dir: Path) -> str:
         return _read_key(Path(named))
     path = data_dir / "secret_key"
     try:
-        # Complete before it has its name: two processes starting at once must read the same key.
+        # The file gets its name when it is complete: two processes that start together must read the same key.
         draft = path.with_name(f"secret_key.{os.getpid()}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -48,30 +48,30 @@ def _read_key(path: Path) -> str:
     except OSError as error:
         raise ImproperlyConfigured(f"Cannot read the secret key in {path}: {error.strerror}.") from error
     if not key:
-        raise ImproperlyConfigured(f"The secret key file {path} is empty; remove it to have a new one made.")
+        raise ImproperlyConfigured(f"The secret key file {path} is empty. Remove it, and the site makes a new key.")
     return key
 
 
 def data_dir(default: Path) -> Path:
-    """RESCUESITE_DATA_DIR, made if missing."""
+    """Return RESCUESITE_DATA_DIR and make it if it is missing."""
     path = Path(os.environ.get("RESCUESITE_DATA_DIR") or default).expanduser().resolve()
     try:
         data_directory.prepare(path)
     except OSError as error:
         raise ImproperlyConfigured(
-            f"Cannot make the data directory {path}: {error.strerror}. Set RESCUESITE_DATA_DIR to one that the site "
-            "may write."
+            f"Cannot make the data directory {path}: {error.strerror}. Set RESCUESITE_DATA_DIR to a directory that the "
+            "site can write to."
         ) from error
     return path
 
 
 def words(name: str, default: str = "") -> list[str]:
-    """A list variable: items separated by commas or white space."""
+    """Read a list. Commas or white space separate the items."""
     return os.environ.get(name, default).replace(",", " ").split()
 
 
 def flag(name: str) -> bool:
-    """A yes/no variable; empty or missing means no. Raises ImproperlyConfigured for anything else."""
+    """Read a yes/no variable. Empty or missing means no. Raises ImproperlyConfigured."""
     value = os.environ.get(name, "").strip().lower()
     if value in {"", "0", "no", "false", "off"}:
         return False
@@ -81,15 +81,15 @@ def flag(name: str) -> bool:
 
 
 def api_rate() -> str:
-    """RESCUESITE_API_RATE, requests a minute, as DRF writes rates."""
+    """Return RESCUESITE_API_RATE, in requests per minute, in DRF's format."""
     value = os.environ.get("RESCUESITE_API_RATE") or "1200"
     if value.isascii() and value.isdigit() and int(value[:9]) > 0:
         return f"{value[:9]}/min"
-    raise ImproperlyConfigured(f"RESCUESITE_API_RATE is “{value}”; expected a number of requests a minute.")
+    raise ImproperlyConfigured(f"RESCUESITE_API_RATE is “{value}”; expected a number of requests per minute.")
 
 
 def seconds(name: str, *, default: float) -> float:
-    """A time in seconds. Raises ImproperlyConfigured for what is no number above zero."""
+    """Read a number of seconds above zero. Raises ImproperlyConfigured."""
     value = os.environ.get(name) or str(default)
     try:
         number = float(value)
@@ -101,7 +101,7 @@ def seconds(name: str, *, default: float) -> float:
 
 
 def time_zone(name: str) -> str:
-    """A time zone's name; UTC where none is given. Raises ImproperlyConfigured for one that this host does not know."""
+    """Read the name of a time zone (default: UTC). Raises ImproperlyConfigured if this host does not know it."""
     value = os.environ.get(name) or "UTC"
     if value not in zoneinfo.available_timezones():
         raise ImproperlyConfigured(f"{name} is “{value}”; expected a name such as Europe/Berlin.")
@@ -109,10 +109,10 @@ def time_zone(name: str) -> str:
 
 
 def email() -> dict[str, Any]:
-    """RESCUESITE_EMAIL_URL as Django's EMAIL_… settings; without it, mail goes nowhere.
+    """Return Django's EMAIL_… settings from RESCUESITE_EMAIL_URL. Without it, no email is sent.
 
-    smtp://USER:PASSWORD@HOST:PORT; with smtp+tls:// the connection is encrypted after its start (port 587), with
-    smtp+ssl:// from its start (465). Raises ImproperlyConfigured.
+    The format is smtp://USER:PASSWORD@HOST:PORT. smtp+tls:// means STARTTLS (port 587), smtp+ssl:// means TLS from the
+    start (port 465). Raises ImproperlyConfigured.
     """
     value = os.environ.get("RESCUESITE_EMAIL_URL", "")
     nowhere = {
@@ -134,7 +134,7 @@ def email() -> dict[str, Any]:
         if not given["EMAIL_HOST"]:
             raise ValueError
     except (KeyError, ValueError):
-        # Not the value itself, which holds a password.
+        # Do not show the value: it may contain a password.
         raise ImproperlyConfigured(
             "RESCUESITE_EMAIL_URL is not valid. Write it like smtp://USER:PASSWORD@HOST:PORT, smtp+tls://… or "
             "smtp+ssl://…."
@@ -152,7 +152,7 @@ def email() -> dict[str, Any]:
 
 
 def networks(name: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    """A list of addresses and CIDR blocks. Raises ImproperlyConfigured for an item that is neither."""
+    """Read a list of addresses and CIDR blocks. Raises ImproperlyConfigured."""
     try:
         return tuple(ipaddress.ip_network(word) for word in words(name) if word != "unix")
     except ValueError as error:
@@ -160,7 +160,7 @@ def networks(name: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, 
 
 
 def bind(default: str = "127.0.0.1:8000") -> str:
-    """RESCUESITE_BIND: host:port, or unix:PATH. Raises ImproperlyConfigured for anything else."""
+    """Return RESCUESITE_BIND: HOST:PORT, or unix:PATH. Raises ImproperlyConfigured."""
     value = os.environ.get("RESCUESITE_BIND") or default
     host, _, port = value.rpartition(":")
     if value.startswith("unix:") or (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
@@ -169,14 +169,14 @@ def bind(default: str = "127.0.0.1:8000") -> str:
 
 
 def named_hosts(bound: str, url: str) -> list[str]:
-    """The hosts that a bound address and a base URL name, but for wildcards and sockets."""
+    """Return the hosts in a bind address and a base URL, without wildcards and sockets."""
     bound_host = None if bound.startswith("unix:") else urlsplit(f"//{bound}").hostname
     named = {host for host in (bound_host, urlsplit(url).hostname) if host} - {"0.0.0.0", "::"}  # noqa: S104 - left out
     return sorted(f"[{host}]" if ":" in host else host for host in named)
 
 
 def base_url(bound: str) -> str:
-    """RESCUESITE_BASE_URL without a trailing slash, or what follows from the bound address."""
+    """Return RESCUESITE_BASE_URL without a trailing slash (default: from the bind address)."""
     given = os.environ.get("RESCUESITE_BASE_URL", "").rstrip("/")
     if given and not given.startswith(("http://", "https://")):
         raise ImproperlyConfigured(f"RESCUESITE_BASE_URL is “{given}”; expected http://HOST[:PORT] or https://….")

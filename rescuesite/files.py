@@ -1,4 +1,4 @@
-"""Locks on files, and what is on the disk for sure. No Django: the toolchain needs it too."""
+"""File locks, and writing files durably. Without Django, because the toolchain uses it too."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ _PAUSE = 0.2
 
 @contextmanager
 def locked(file: Path | int, *, wait: bool | Callable[[], object] = True) -> Iterator[int]:
-    """Hold the lock of a folder, or of a file, which is made where it is missing; or of an open descriptor.
+    """Lock a folder, a file or an open descriptor. A missing file is created.
 
-    Yields the descriptor, which is closed at the end. The lock is held for as long as anybody has it open: a program
-    that inherits it keeps it.
-    Where another holds it, this waits, or raises BlockingIOError; a function is called before each further try, and
-    what it raises ends the waiting.
+    Yields the descriptor, which is closed at the end. The lock is held while any process has the descriptor open. So a
+    program that inherits it keeps the lock.
+
+    If another process holds the lock, this waits or raises BlockingIOError. If `wait` is a function, it is called
+    before each further try. An exception of the function ends the waiting.
     """
     while (descriptor := _tried(file, wait)) is None:
         if callable(wait):
@@ -29,12 +30,12 @@ def locked(file: Path | int, *, wait: bool | Callable[[], object] = True) -> Ite
     try:
         yield descriptor
     finally:
-        # Closed, never LOCK_UN: that would free it for those who have inherited it, too.
+        # Do not use LOCK_UN: it would also release the lock of programs that inherited the descriptor.
         os.close(descriptor)
 
 
 def sync(path: Path) -> None:
-    """Return once a file's contents, or the names in a directory, are on disk."""
+    """Return when the contents of a file or the names in a directory are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -43,7 +44,7 @@ def sync(path: Path) -> None:
 
 
 def _tried(file: Path | int, wait: object) -> int | None:
-    """The locked descriptor; None where another holds it, or has removed the file meanwhile."""
+    """Return the locked descriptor; None if another process holds the lock or has removed the file."""
     with ExitStack() as opened:
         descriptor = file if isinstance(file, int) else _opened(file)
         opened.callback(os.close, descriptor)

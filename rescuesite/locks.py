@@ -1,6 +1,6 @@
-"""Locks between the site's processes. They lie in a folder of their own that only the site's account may enter.
+"""Locks between the site's processes. Their folder is only for the site's account.
 
-Whoever can open a lock can hold it, and everything that waits for it stands still.
+A process that can open a lock file can hold the lock and block the site.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 @contextlib.contextmanager
 def held(name: str, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock `name`. Raises BlockingIOError where another holds it and we do not `wait`."""
+    """Hold the lock `name`. Without `wait`, raises BlockingIOError if another process holds it."""
     with locked(_opened(Path(settings.RESCUESITE_DATA_DIR) / "locks" / f"{name}.lock"), wait=wait):
         yield
 
@@ -35,7 +35,7 @@ def _opened(path: Path) -> int:
 
 
 def _make(path: Path) -> None:
-    """Make the lock's file. It has its mode and its owner before it has its name: root must not lock the site out."""
+    """Make the lock file. It gets its name after its mode and owner, so that a file of root cannot block the site."""
     data_dir = path.parent.parent
     if not path.parent.exists():
         path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Logging in to the admin: not without end from one address."""
+"""The login form, with a limit of failed logins for each address."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rescuesite.client_address import source_of
 
 
 class LoginForm(AdminAuthenticationForm):
-    """Asks for a password, unless too many from this address were wrong: then it is not even looked at."""
+    """Checks the password, unless too many logins from this address have failed."""
 
     def clean(self) -> dict[str, Any]:
         assert self.request
@@ -21,7 +21,7 @@ class LoginForm(AdminAuthenticationForm):
         if wait := LoginFailure.objects.reserve(source):
             minutes = math.ceil(wait.total_seconds() / 60)
             when = f"{minutes} minute{'s' if minutes > 1 else ''}"
-            raise ValidationError(f"Too many log-ins from your address failed. Try again in {when}.", code="blocked")
+            raise ValidationError(f"Too many failed logins from your address. Try again in {when}.", code="blocked")
         try:
             cleaned = super().clean()
         except ValidationError:

@@ -1,4 +1,4 @@
-"""What `make run` does once the environment is there: migrate, make the first account, serve, run one worker."""
+"""The last step of `make run`: migrate, make the first account, and run the server and one worker."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import NoReturn
 
 SERVER = (sys.executable, "-m", "gunicorn", "-c", "python:rescuesite.gunicorn_conf")
 WORKER = (sys.executable, str(Path(__file__).resolve().parent.parent / "manage.py"), "worker")
-#: A worker that ends by itself is started again, after so many seconds at most.
+#: The longest pause in seconds before a worker that has ended is started again.
 _LONGEST_PAUSE = 30.0
-#: How long a worker may take to stop what it does; a chip that is being written is not waited for beyond that.
+#: Seconds to wait for the end of the worker. A worker that is writing to a chip may continue after that.
 _PATIENCE = 60.0
 
 
@@ -36,24 +36,24 @@ def main() -> NoReturn:
     try:
         call_command("migrate", interactive=False, verbosity=0)
     except Error as error:
-        sys.exit(f"The database cannot be used: {error}\nCheck DATABASE_URL, or the data directory.")
+        sys.exit(f"Cannot use the database: {error}\nCheck DATABASE_URL or the data directory.")
     password = make_first_admin()
     if password:
-        print(f"First account: admin, password: {password}  (shown this once; change it in the admin)")
+        print(f"First account: admin, password: {password}  (shown only once; change it in the admin)")
     from machines.models import StoredFile
     from roms.models import Card
 
     Card.objects.load_curated()
-    # What uploads left behind that a kill ended.
+    # Remove the remains of interrupted uploads.
     StoredFile.objects.discard_unused()
     print(_where(settings.RESCUESITE_BIND), flush=True)
-    # A station whose cards need root has a worker of its own; see deploy/.
+    # An empty RESCUESITE_STATION means that a separate worker, which may run as root, flashes the cards. See deploy/.
     no_flash = ["--no-flash"] if os.environ.get("RESCUESITE_STATION") == "" else []
     sys.exit(Supervisor(worker=[*WORKER, *no_flash]).run())
 
 
 class Supervisor:
-    """The server and the worker, for as long as the server runs. A worker that fails does not take it along."""
+    """Runs the server and the worker until the server ends. A worker that fails does not stop the server."""
 
     def __init__(self, server: Sequence[str] = SERVER, worker: Sequence[str] = WORKER) -> None:
         self._commands = (server, worker)
@@ -62,7 +62,7 @@ class Supervisor:
         self._start_at = 0.0
 
     def run(self) -> int:
-        """Returns the server's exit status."""
+        """Run until the server ends. Return its exit status."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
         self._server = _start(self._commands[0])
@@ -87,7 +87,7 @@ class Supervisor:
             return
         now = time.monotonic()
         if self._worker:
-            print(f"The worker ended ({self._worker.returncode}); it is started again.", file=sys.stderr, flush=True)
+            print(f"The worker has ended ({self._worker.returncode}). Restarting it.", file=sys.stderr, flush=True)
             self._start_at, self._pause = now + self._pause, min(self._pause * 2, _LONGEST_PAUSE)
             self._worker = None
         if now >= self._start_at:
@@ -99,20 +99,23 @@ class Supervisor:
             try:
                 self._worker.wait(_PATIENCE)
             except subprocess.TimeoutExpired:
-                print("The worker is still writing to a chip; it is left to finish.", file=sys.stderr, flush=True)
+                print(
+                    "The worker is still writing to a chip. It continues until it is done.", file=sys.stderr, flush=True
+                )
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a program that is told to end should we be killed.
+    """Start a program that gets SIGTERM if this process is killed.
 
-    Ctrl-C reaches us alone: gunicorn takes a worker that it ends for one that has failed, and starts another just then.
+    Its own process group keeps Ctrl-C from it. Otherwise Ctrl-C would end gunicorn's workers, and gunicorn would start
+    new ones.
     """
-    tell = [setpriv, "--pdeathsig", "TERM", "--"] if (setpriv := shutil.which("setpriv")) else []
-    return subprocess.Popen([*tell, *command], stdin=subprocess.DEVNULL, process_group=0)
+    wrapper = [setpriv, "--pdeathsig", "TERM", "--"] if (setpriv := shutil.which("setpriv")) else []
+    return subprocess.Popen([*wrapper, *command], stdin=subprocess.DEVNULL, process_group=0)
 
 
 def _where(bound: str) -> str:
-    """What to type into a browser, and what NICs are to ask, for the bound address."""
+    """Return the URLs for browsers and for network cards."""
     if bound.startswith("unix:"):
         return f"Serving {bound} for the web server in front. Stop: Ctrl-C"
     host, _, port = bound.rpartition(":")
@@ -126,7 +129,7 @@ def _where(bound: str) -> str:
 
 
 def make_first_admin() -> str | None:
-    """Make the account `admin` where there is no account at all; return its password if it was made up here."""
+    """Make the account `admin` if there are no accounts. Return its password if it was generated."""
     from django.contrib.auth import get_user_model
     from django.db import transaction
 

@@ -1,4 +1,4 @@
-"""What a browser may do with the site's pages: run the scripts that the site serves, and none that stands in a page."""
+"""Security headers: browsers may run the script files of the site, and no inline scripts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from django.http import HttpRequest, HttpResponseBase
 
-#: https://www.w3.org/TR/CSP3/. Without exceptions: what somebody manages to write into a page is not run.
+#: https://www.w3.org/TR/CSP3/. There are no exceptions, so that injected scripts never run.
 CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -21,7 +21,7 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
         "base-uri 'none'",
     )
 )
-#: The pages need none of what a browser could ask for; copying to the clipboard is not among these.
+#: The pages need none of these features. Copying to the clipboard is not one of them.
 PERMISSIONS_POLICY: Final = ", ".join(
     f"{name}=()"
     for name in (
@@ -32,7 +32,7 @@ PERMISSIONS_POLICY: Final = ", ".join(
 
 
 class SecurityHeadersMiddleware:
-    """Adds what Django's SecurityMiddleware (Referrer-Policy, HSTS and others) does not know."""
+    """Adds the headers that Django's SecurityMiddleware does not set."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response

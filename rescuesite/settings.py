@@ -1,4 +1,4 @@
-"""Settings of the whole site. What its owner may set comes from the environment: docs/deployment.md has the table."""
+"""Django settings. The environment variables of the site are listed in docs/deployment.md."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ import environ
 
 from rescuesite import environment
 
-# Lets annotations such as QuerySet[Machine] stand where Python reads them.
+# Allows annotations such as QuerySet[Machine] at runtime.
 django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -18,32 +18,33 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 RESCUESITE_DATA_DIR = environment.data_dir(BASE_DIR / "var")
 RESCUESITE_BIND = environment.bind()
 RESCUESITE_BASE_URL = environment.base_url(RESCUESITE_BIND)
-#: Whether the owner named the address that NICs use; otherwise it is taken from each request.
+#: Whether the base URL is configured. Otherwise the site takes it from each request.
 RESCUESITE_BASE_URL_GIVEN = bool(os.environ.get("RESCUESITE_BASE_URL"))
 RESCUESITE_TRUSTED_PROXIES = environment.networks("RESCUESITE_TRUSTED_PROXIES")
-#: A peer on a Unix socket has no address; it counts as a trusted proxy when it is named `unix`.
+#: A peer on a Unix socket has no address. The word `unix` makes it a trusted proxy.
 RESCUESITE_TRUST_UNIX_PEER = "unix" in environment.words("RESCUESITE_TRUSTED_PROXIES")
-#: Where nginx serves the data directory's `files/` internally, such as `/rescue-files/`; empty: we send them ourselves.
+#: The internal location of nginx for the data directory's `files/`, such as `/rescue-files/`. If empty, the site sends
+#: the files itself.
 RESCUESITE_ACCEL_PREFIX = os.environ.get("RESCUESITE_ACCEL_PREFIX", "")
-#: A boot request is answered within this many seconds whatever the database does; the contract allows 2.
+#: A boot request is answered within this many seconds, even if the database does not respond. The contract allows 2.
 RESCUESITE_BOOT_DEADLINE: float | None = 1.7
-#: A client may take so many seconds to send a request's head, with a small body; then its connection is closed.
+#: The seconds in which a client must send the head of a request and a small body.
 RESCUESITE_REQUEST_TIMEOUT = environment.seconds("RESCUESITE_REQUEST_TIMEOUT", default=10)
 
-#: Networks that notifications may be posted to though they are not public.
+#: Non-public networks that webhooks may use.
 RESCUESITE_WEBHOOK_NETWORKS = environment.networks("RESCUESITE_WEBHOOK_NETWORKS")
 
-#: Where iPXE's source comes from: a Git URL, or a directory; and which version of it.
+#: The source of iPXE, as a Git URL or a directory, and its version.
 RESCUESITE_IPXE_SOURCE = os.environ.get("RESCUESITE_IPXE_SOURCE") or "https://github.com/ipxe/ipxe.git"
 RESCUESITE_IPXE_REF = os.environ.get("RESCUESITE_IPXE_REF") or "v2.0.0"
-#: The account that builds run under where the site's worker is root.
+#: The account for builds if the site's worker runs as root.
 RESCUESITE_BUILD_USER = os.environ.get("RESCUESITE_BUILD_USER") or "nobody"
 
 SECRET_KEY = environment.secret_key(RESCUESITE_DATA_DIR)
 DEBUG = False
 ALLOWED_HOSTS = [
     *environment.words("RESCUESITE_ALLOWED_HOSTS", "localhost 127.0.0.1 [::1]"),
-    # Who names the site's address need not name it twice.
+    # The hosts of the bind address and the base URL are always allowed.
     *environment.named_hosts(RESCUESITE_BIND, RESCUESITE_BASE_URL),
 ]
 CSRF_TRUSTED_ORIGINS = [RESCUESITE_BASE_URL] if RESCUESITE_BASE_URL_GIVEN else []
@@ -64,7 +65,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    # First: what NICs ask is answered before anything that could redirect, refuse a Host or need a session.
+    # First, so that no other middleware can redirect or refuse a boot request.
     "machines.boot.middleware.BootFaceMiddleware",
     "rescuesite.security_headers.SecurityHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -73,7 +74,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    # Before a view, or the check of its CSRF token, looks into the body.
+    # Before the CSRF check of a view reads the body.
     "rescuesite.body_limits.BodyLimitMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -104,19 +105,19 @@ def _database() -> dict[str, Any]:
     )
     options = database.setdefault("OPTIONS", {})
     if database["ENGINE"].endswith("sqlite3"):
-        # A connection outlives a file that somebody puts in the database's place, and would go on answering from it.
+        # A persistent connection would continue to use the old file after somebody replaces the database.
         database["CONN_MAX_AGE"] = 0
         options |= {
-            # A transaction that will write takes the lock at once: waiting works, upgrading a read lock does not.
+            # Transactions take the write lock at their start. SQLite cannot wait for it in the middle of a transaction.
             "transaction_mode": "IMMEDIATE",
             "timeout": 5,
-            # FULL: a rescue that staff ended must not be armed again after a power cut.
+            # FULL: a rescue that staff ended must not be active again after a power cut.
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-8000;",
         }
         database["TEST"] = {"NAME": RESCUESITE_DATA_DIR / "test.sqlite3"}
     else:
         options |= {
-            # Threads share a pool: a site has many threads, a server few connections.
+            # The threads share a pool, because a site has many threads and a server has few connections.
             "pool": {"min_size": 1, "max_size": 16, "timeout": 1.5},
             "connect_timeout": 2,
             "tcp_user_timeout": 2000,
@@ -126,7 +127,7 @@ def _database() -> dict[str, Any]:
 
 
 DATABASES = {"default": _database()}
-#: SQLite's file; None with another database.
+#: The file of SQLite; None for another database.
 RESCUESITE_DATABASE_FILE = Path(DATABASES["default"]["NAME"]) if "sqlite3" in DATABASES["default"]["ENGINE"] else None
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -136,7 +137,7 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 LOGIN_URL = "admin:login"
 
-# How mail leaves the site; without it, nobody is told by mail.
+# The mail server. Without it, the site cannot send email.
 RESCUESITE_EMAIL_GIVEN = bool(os.environ.get("RESCUESITE_EMAIL_URL"))
 _mail = environment.email()
 EMAIL_BACKEND = _mail["EMAIL_BACKEND"]
@@ -148,12 +149,13 @@ EMAIL_TIMEOUT = 20
 
 
 REST_FRAMEWORK = {
-    # The first tells who names nobody how to: 401. A session's requests that change something need its CSRF token.
+    # The first class defines the WWW-Authenticate header, so anonymous requests get 401. Session requests that change
+    # something need a CSRF token.
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "rescuesite.api.authentication.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
-    # A view that names no permission is nobody's.
+    # A view without permissions refuses all requests.
     "DEFAULT_PERMISSION_CLASSES": ["rescuesite.api.permissions.MethodPermissions"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rescuesite.api.negotiation.BoundedJSONParser"],
@@ -190,7 +192,7 @@ SPECTACULAR_SETTINGS = {
         "FlashAction": "roms.models.FlashKind",
         "CardOrigin": "roms.models.Card.Origin",
     },
-    # The pages work without the internet.
+    # Serve Swagger UI from the site, so that the pages work without the internet.
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }
@@ -205,7 +207,7 @@ STATIC_URL = "static/"
 STATIC_ROOT = RESCUESITE_DATA_DIR / "static"
 WHITENOISE_USE_FINDERS = True
 
-# An initrd may be larger than /tmp. What is small enough for whoever may not upload images never reaches the disk.
+# An initrd may be larger than /tmp. Uploads of users who may not upload images are small and stay in memory.
 FILE_UPLOAD_TEMP_DIR = RESCUESITE_DATA_DIR / "tmp"
 FILE_UPLOAD_HANDLERS = [
     "django.core.files.uploadhandler.MemoryFileUploadHandler",
@@ -215,13 +217,13 @@ FILE_UPLOAD_MAX_MEMORY_SIZE = 4 << 20
 FILE_UPLOAD_PERMISSIONS = 0o600
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 20_000
 
-# Staff reach the admin by https through a front server; RESCUESITE_HTTPS=1 says that they all do.
+# RESCUESITE_HTTPS=1 means that all staff use https, through a web server in front.
 _HTTPS = environment.flag("RESCUESITE_HTTPS")
 SESSION_COOKIE_SECURE = _HTTPS
 CSRF_COOKIE_SECURE = _HTTPS
 SECURE_SSL_REDIRECT = _HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if _HTTPS else 0
-# Subdomains and browsers' preload lists are the domain owner's to decide.
+# The owner of the domain decides about subdomains and preload lists.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _HTTPS else None
 SECURE_REFERRER_POLICY = "same-origin"
@@ -240,7 +242,7 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["quiet", "tokens"]}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
-        # Django's own console and mail handlers would say everything a second time.
+        # Without Django's own handlers, which would log everything twice.
         "django": {"handlers": [], "propagate": True, "level": "INFO"},
         "django.server": {"handlers": ["stderr"], "propagate": False, "level": "INFO"},
     },

@@ -1,4 +1,4 @@
-"""Uploaded files on their way: in memory while they are small, otherwise in the data directory's `tmp`."""
+"""Receive uploaded files: small ones in memory, large ones in the data directory's `tmp`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rescuesite import disk_space
 
 
 class LargeUpload(TemporaryUploadedFile):
-    """A file in `tmp`; where it could not be kept whole, reading it says why."""
+    """A file in `tmp`. If it could not be stored completely, reading it raises the error."""
 
     error: OSError | None = None
 
@@ -23,7 +23,7 @@ class LargeUpload(TemporaryUploadedFile):
         yield from super().chunks(chunk_size)
 
     def take(self, data: bytes) -> None:
-        """Write more of it, unless the disk is nearly full: then it is given up, and takes no room."""
+        """Append data. If the disk is nearly full, drop the file and keep the error."""
         if self.error:
             return
         try:
@@ -35,7 +35,7 @@ class LargeUpload(TemporaryUploadedFile):
 
 
 class LargeUploadHandler(TemporaryFileUploadHandler):
-    """Receives a file to its end also where it cannot be kept, so that the form can say so beside it."""
+    """Receives a file to its end even if it cannot be stored, so that the form can show the error."""
 
     file: LargeUpload
 

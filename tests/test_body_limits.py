@@ -82,7 +82,7 @@ def test_who_is_not_logged_in_sends_little(stranger: Client, path: str) -> None:
     refused = announce(stranger, path, STRANGER + 1)
     assert refused is not None
     assert refused.status_code == 413
-    assert "65,537 bytes; there is room for 65,536. Log in first" in refused.content.decode()
+    assert "65,537 bytes. The limit is 65,536 bytes. Log in first" in refused.content.decode()
 
 
 def test_a_log_in_is_read(stranger: Client) -> None:
@@ -106,7 +106,7 @@ def test_staff_send_forms(staff: Callable[..., Client]) -> None:
 def test_who_may_not_upload_is_told_who_may(staff: Callable[..., Client]) -> None:
     refused = announce(staff(), IMPORT, STAFF + 1)
     assert refused is not None
-    assert "More may be sent by who may add machines and change machines." in refused.content.decode()
+    assert "Larger requests need the permission to add machines and change machines." in refused.content.decode()
 
 
 def test_who_may_import_machines_sends_a_table(staff: Callable[..., Client]) -> None:
@@ -152,13 +152,16 @@ def test_a_token_that_does_not_work_is_a_stranger(client: Client, db: None) -> N
     assert response is not None
     assert response.status_code == 413
     assert response["Content-Type"] == "application/json"
-    assert "send a token that works" in response.json()["detail"]  # type: ignore[attr-defined]
+    assert "send a valid token" in response.json()["detail"]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("path", [LOGIN, "/api/machines/"])
 def test_a_body_without_a_length_is_refused(stranger: Client, path: str) -> None:
     response = stranger.post(path, headers={"Transfer-Encoding": "chunked"})
-    assert (response.status_code, "Send the request with a Content-Length." in response.content.decode()) == (411, True)
+    assert (response.status_code, "Send the request with a Content-Length header." in response.content.decode()) == (
+        411,
+        True,
+    )
 
 
 def test_an_upload_for_which_the_disk_has_no_room_is_refused_unread(

@@ -24,7 +24,7 @@ from roms.worker.building import BuildRun
 from tests.machines.support import ask, enable, kind
 
 GIB = 1 << 30
-NEARLY_FULL = "MB free, and 1,024 MB of them stay free so that machines can be rescued"
+NEARLY_FULL = "MB free, but 1,024 MB must stay free for rescues"
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_an_upload_that_fills_the_disk_is_given_up_and_said_beside_its_file(
         "files-0-upload": SimpleUploadedFile("vmlinuz", bytes(6 << 20)),
     }  # fmt: skip
     page = admin_client.post("/admin/machines/rescueimage/add/", form).content.decode()
-    assert "The file cannot be kept in the data directory: the disk of the data directory has" in page
+    assert "The site cannot store the file: the disk of the data directory has" in page
     assert (RescueImage.objects.exists(), list(tmp.iterdir())) == (False, [])
 
 

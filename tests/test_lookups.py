@@ -193,7 +193,7 @@ def test_what_a_list_only_computes_is_no_lookup(admin_client: Client, world: dic
 def test_a_search_is_bounded_and_says_so(admin_client: Client, machine: Machine) -> None:
     for text in ("w " * (MAX_WORDS + 1), "w" * (MAX_CHARACTERS + 1)):
         page = admin_client.get("/admin/machines/machine/", {"q": text}).content.decode()
-        assert f"A search has room for {MAX_WORDS} words" in page
+        assert f"Enter at most {MAX_WORDS} words" in page
         assert "web01" not in page
         assert admin_client.get("/api/machines/", {"q": text}).status_code == 400
 

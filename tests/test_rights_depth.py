@@ -163,7 +163,7 @@ def test_a_password_set_by_somebody_else_ends_sessions_and_tokens(log_in: Callab
     _, kept = APIToken.objects.make(user("dave"), "program")
     client = log_in("view_user", "change_user")
     path = f"/admin/auth/user/{alice.pk}/password/"
-    assert "It also deletes this account's API tokens" in client.get(path).content.decode().replace("&#x27;", "'")
+    assert "It also deletes the API tokens of this account" in client.get(path).content.decode().replace("&#x27;", "'")
     told = client.post(path, {"password1": NEW, "password2": NEW}, follow=True).content.decode()
     assert "The new password also deleted 1 API token" in told
     assert hers.get("/admin/").status_code == 302
@@ -185,7 +185,7 @@ def test_ones_own_new_password_ends_other_sessions_and_keeps_tokens(client: Clie
         session.force_login(alice)
     _, clear = APIToken.objects.make(alice, "program")
     path = "/admin/password_change/"
-    assert "Your API tokens go on working" in client.get(path).content.decode()
+    assert "Your API tokens remain valid" in client.get(path).content.decode()
     client.post(path, {"old_password": "password", "new_password1": NEW, "new_password2": NEW})
     assert client.get("/admin/").status_code == 200
     assert other.get("/admin/").status_code == 302

@@ -1,4 +1,4 @@
-"""Boot scripts as files, for machines that a plain web, FTP or TFTP server answers.
+"""Export boot scripts as files for a plain web, FTP or TFTP server.
 
-`scripts` says what each file holds; `folder` puts it there, and touches nothing that is not its own.
+`scripts` makes the contents. `folder` writes them and changes only its own files.
 """

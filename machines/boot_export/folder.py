@@ -1,7 +1,7 @@
-"""A folder that another server answers from: files are replaced as a whole, and what is not ours is never touched.
+"""Write the files of an export into a folder. Files are replaced atomically. Files of others are never changed.
 
-A script carries a line with its own checksum, so that one that somebody else wrote, or edited, is known as such. What
-scripts boot lies in a folder of its own, under names that are checksums or made of one.
+Each script has a line with its own checksum. So the export recognises scripts that somebody else wrote or edited. The
+boot files are in a subfolder, and their names are checksums or contain one.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ _MAGIC = "#!ipxe\n"
 _MARK = re.compile(r"# rescuesite export_boot ([0-9a-f]{64}): replaced by the next export; do not edit\n")
 _SCRIPT = re.compile(r"MAC-[0-9a-f]{12}\.ipxe")
 _FILE = re.compile(r"[0-9a-f]{64}|[0-9a-f]{32}\.cpio")
-#: What a run that was killed leaves behind; the next one removes it.
+#: The prefix of temporary files. The next run removes those of a run that was killed.
 _DRAFT = ".rescuesite-draft"
-#: The other server's user reads them, whatever our umask is. No secret is in a script, nor in what is booted with it.
+#: The account of the other server must be able to read the files. Scripts and boot files contain no secrets.
 _MODE, _FOLDER_MODE = 0o644, 0o755
-#: Scripts are small; what is larger is not ours and need not be read.
+#: A larger file cannot be a script of an export.
 _MAX_SCRIPT = 64 * 1024
 
 
 class ExportFolderError(Exception):
-    """The folder cannot be written; the message says why, and what to do."""
+    """The folder cannot be written. The message says why and what to do."""
 
 
 @dataclass
 class Changes:
-    """What a run did, by path below the folder."""
+    """The changes of a run, as paths below the folder."""
 
     written: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     unchanged: int = 0
-    #: Files in the way that are not ours; they were left as they are.
+    #: Files of others with the name of a script. They were not replaced.
     foreign: list[str] = field(default_factory=list)
 
 
 def publish(export: BootExport, folder: Path) -> Changes:
-    """Let `folder`, which is made if it is missing, hold `export` and nothing else of ours.
+    """Write `export` to `folder` and remove the files of earlier exports.
 
-    First what scripts boot, then the scripts, then what no script names any more is removed: at each moment each script
-    finds its files. Raises ExportFolderError, also while another run is at it.
+    The order is: boot files, scripts, removals. So each script finds its files at all times. Raises ExportFolderError,
+    also during another export to the same folder.
     """
     changes = Changes()
     try:
@@ -60,38 +60,38 @@ def publish(export: BootExport, folder: Path) -> Changes:
             _discard_drafts(folder)
             for path, content in export.files.items():
                 _put_file(folder / path, content, folder, changes)
-            # The default last: where it is new, all others are there.
+            # The default script comes last, so that no machine gets it because its own script is still missing.
             for name, text in sorted(export.scripts.items(), key=lambda item: item[0] == DEFAULT):
                 _put_script(folder / name, text, changes)
             _remove_others(folder, export, changes)
             sync(folder)
     except OSError as error:
-        told = f"{error.filename or folder}: {error.strerror}."
         raise ExportFolderError(
-            f"{told} What was written before is whole; export again when this is mended."
+            f"{error.filename or folder}: {error.strerror}. All written files are complete. Export again when the "
+            "problem is solved."
         ) from error
     return changes
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One export at a time writes to a folder. The lock is ours: the folder itself can be opened by everybody."""
+    """Lock the folder for one export. The lock is in the data directory, because everybody may open the folder."""
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     try:
         with locks.held(f"export-{name}", wait=False):
             yield
     except BlockingIOError:
-        raise ExportFolderError(f"Another export writes to {folder} now; let it end first.") from None
+        raise ExportFolderError(f"Another export is writing to {folder}. Wait until it has ended.") from None
 
 
 def marked(text: str) -> str:
-    """The script `text` with the line that says whose it is."""
+    """Return the script `text` with the line that marks it as an export."""
     rest = text.removeprefix(_MAGIC)
     return f"{_MAGIC}# rescuesite export_boot {_checksum(rest)}: replaced by the next export; do not edit\n{rest}"
 
 
 def is_ours(path: Path) -> bool:
-    """Whether `path` is a script as an export wrote it, with nothing changed since."""
+    """Whether `path` is a script of an export that nobody has edited."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_SCRIPT:
         return False
     text = path.read_bytes().decode(errors="replace")
@@ -119,7 +119,7 @@ def _put_script(path: Path, text: str, changes: Changes) -> None:
 def _put_file(path: Path, content: StoredFile | bytes, folder: Path, changes: Changes) -> None:
     _make(path.parent)
     if isinstance(content, StoredFile):
-        # A copy has its original's time: one that somebody wrote to since is copied anew.
+        # A copy has the modification time of its original. A copy that was edited has another time.
         there = path.is_file() and path.stat().st_size == content.size and _time(path) == _time(content.path)
     else:
         there = path.is_file() and path.read_bytes() == content
@@ -131,7 +131,7 @@ def _put_file(path: Path, content: StoredFile | bytes, folder: Path, changes: Ch
 
 
 def _make(folder: Path) -> None:
-    """Make `folder` if it is missing; one that is there keeps its mode."""
+    """Make `folder` if it is missing. An existing folder keeps its mode."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -140,7 +140,7 @@ def _make(folder: Path) -> None:
 
 
 def _write(path: Path, content: Path | bytes) -> None:
-    """Put the whole of `content` at `path` at once; it is on disk when this returns."""
+    """Write `content` to `path` atomically, and return when it is on disk."""
     draft = path.with_name(f"{_DRAFT}-{path.name}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, _MODE)
@@ -181,5 +181,5 @@ def _remove_others(folder: Path, export: BootExport, changes: Changes) -> None:
             path.unlink()
             changes.removed.append(name)
     with contextlib.suppress(OSError):
-        # Not while it holds anything.
+        # This fails while the folder has files.
         files.rmdir()

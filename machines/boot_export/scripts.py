@@ -1,4 +1,4 @@
-"""What each machine's script says when it lies on another server: a file for each MAC address, and a default."""
+"""Make the scripts of an export: a file for each MAC address and a default."""
 
 from __future__ import annotations
 
@@ -15,34 +15,36 @@ from machines.models import Machine, Rescue, StoredFile
 from machines.models.image import ImageFile
 
 DEFAULT = "default.ipxe"
-#: Below the scripts, where a rescue's files lie.
+#: The subfolder for the boot files of rescues.
 FILES = "rescuesite-files"
 
 
 def file_name(mac: str) -> str:
-    """`MAC-0002b39d948c.ipxe`: what `MAC-${mac:hexraw}.ipxe` comes to."""
+    """Return the file name that iPXE makes of `MAC-${mac:hexraw}.ipxe`, such as `MAC-0002b39d948c.ipxe`."""
     return f"MAC-{mac.replace(':', '')}.ipxe"
 
 
 @dataclass
 class BootExport:
-    """What is to lie on the other server, by path: scripts, and what they boot."""
+    """The files for the other server by path: scripts, and the files that they boot."""
 
     scripts: dict[str, str] = field(default_factory=dict)
     files: dict[str, StoredFile | bytes] = field(default_factory=dict)
-    #: The machines that begin a rescue at their next power-on.
+    #: The machines that start a rescue at their next power-on.
     in_rescue: list[str] = field(default_factory=list)
-    #: What the person who exports should know, one sentence each.
+    #: Warnings for the person who exports.
     warnings: list[str] = field(default_factory=list)
 
 
 def boot_export(site: str, *, with_files: bool = False, now: datetime | None = None) -> BootExport:
-    """All machines' scripts as of `now`, in a constant number of queries (with files, one more for each rescue).
+    """Return the scripts of all machines as of `now`.
 
-    A machine in rescue is sent on to the site at `site`, which then decides by all of its rules. With `with_files` its
-    script boots copies of the rescue's files instead, so that the firmware need not reach the site; then nobody checks
-    who asks, nobody learns that it started, and each power-on starts it again until the rescue ends at the site and
-    the scripts are written anew.
+    The script of a machine in rescue chains to the site at `site`, which then makes the decision. With `with_files`,
+    the script boots copies of the files instead, so that the firmware does not need the site. Then nothing verifies the
+    machine, the site does not know that the rescue has started, and each power-on starts it again. This ends when the
+    rescue has ended at the site and the scripts are exported again.
+
+    The number of queries is constant; with files, there is one more for each rescue.
     """
     now = now or timezone.now()
     export = BootExport(scripts={DEFAULT: script.pass_through(Reason.UNKNOWN_MAC)})
@@ -63,36 +65,36 @@ def _script(rescue: Rescue | None, mac: str, site: str, export: BootExport, now:
     if name not in export.in_rescue:
         export.in_rescue.append(name)
     if not with_files:
-        # Also when its one boot was used: the site says so then, and ends the rescue.
+        # Also after its one boot: the site then ends the rescue and lets the machine boot its disk.
         return script.chain_to_site(f"{site}/boot", mac)
     facts = rescue.facts(now)
     if not facts.image_available or facts.image_damaged:
-        export.warnings.append(f"{name}: files of its rescue are missing or damaged; its script boots the disk.")
+        export.warnings.append(f"{name}: Files of the rescue are missing or damaged. The script boots the disk.")
         return script.pass_through(Reason.IMAGE_UNAVAILABLE)
-    if objection := _needs_site(rescue):
-        export.warnings.append(f"{name}: {objection}; its script sends it on to the site instead.")
+    if reason := _needs_site(rescue):
+        export.warnings.append(f"{name}: {reason} The script chains to the site instead.")
         return script.chain_to_site(f"{site}/boot", mac)
     try:
-        return _standing_alone(rescue, mac, site, export)
+        return _script_with_files(rescue, mac, site, export)
     except script.UnsafeLineError as error:
-        export.warnings.append(f"{name}: its script {error}; it boots the disk.")
+        export.warnings.append(f"{name}: The script {error}. It boots the disk.")
         return script.pass_through(Reason.IMAGE_UNAVAILABLE)
 
 
 def _needs_site(rescue: Rescue) -> str:
-    """Why this rescue cannot be booted from files alone; empty where it can."""
+    """Return why this rescue cannot boot without the site; empty if it can."""
     if rescue.chain_script:
-        return "its image chains a script"
+        return "The image chains a script."
     if script.URL in rescue.command_line:
-        return f"its image's system fetches files of its own ({script.URL} in the command line)"
+        return f"The system of the image fetches files from the site ({script.URL} in the command line)."
     return ""
 
 
-def _standing_alone(rescue: Rescue, mac: str, site: str, export: BootExport) -> str:
-    """The script that boots copies; what it boots is added to the export. Raises UnsafeLineError."""
+def _script_with_files(rescue: Rescue, mac: str, site: str, export: BootExport) -> str:
+    """Return a script that boots copies of the files, and add them to the export. Raises UnsafeLineError."""
     boots = (ImageFile.Kind.KERNEL, ImageFile.Kind.INITRD)
     stored = {file.name: file.stored for file in rescue.files.all() if file.kind in boots}
-    # Whoever lists the folder must not read the rescue's token from it.
+    # The name of the archive must not reveal the rescue's token.
     archive = f"{sha256(str(rescue.token).encode()).hexdigest()[:32]}.cpio"
     file_urls = {name: f"{FILES}/{file.sha256}" for name, file in stored.items()}
     file_urls[script.ARCHIVE] = f"{FILES}/{archive}"
@@ -100,14 +102,17 @@ def _standing_alone(rescue: Rescue, mac: str, site: str, export: BootExport) -> 
     if file_urls[script.ARCHIVE] not in export.files:
         export.files |= {file_urls[name]: file for name, file in stored.items()}
         export.files[file_urls[script.ARCHIVE]] = rescue_archive(rescue, None)
-        export.warnings += _losses(rescue)
+        export.warnings += _limitations(rescue)
     return text
 
 
-def _losses(rescue: Rescue) -> list[str]:
-    name, lost = rescue.machine.name, []
+def _limitations(rescue: Rescue) -> list[str]:
+    name, found = rescue.machine.name, []
     if rescue.lifetime == Rescue.Lifetime.ONE_BOOT:
-        lost.append(f"{name}: one boot cannot be kept; disable the rescue and export again, or it starts each time.")
+        found.append(
+            f"{name}: The limit of one boot does not work with exported files. The rescue starts at each power-on "
+            "until you disable it and export again."
+        )
     if rescue.password_hash:
-        lost.append(f"{name}: its password is not delivered, as whoever reads the folder would have its hash.")
-    return lost
+        found.append(f"{name}: The password is not delivered. Otherwise readers of the folder could get its hash.")
+    return found

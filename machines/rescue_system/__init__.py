@@ -1,5 +1,5 @@
-"""What the site's own rescue system is made of, and how it is built: Debian, running from memory.
+"""Build the site's own rescue system: Debian, running from memory.
 
-The initrd holds a small first program and the root file system as one compressed file, which is read where it lies:
-only what is used is unpacked, so it starts sooner and needs less memory than a root unpacked as a whole.
+The initrd contains a small init program and the root file system as one compressed file. The kernel mounts this file
+and unpacks only the parts in use. So the system starts faster and needs less memory than with an unpacked root.
 """

@@ -1,4 +1,4 @@
-"""The folder of one build: held by a lock as long as anything of the build runs, and cleared away after it."""
+"""The folder of one build. It is locked while any program of the build runs, and removed after that."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ PREFIX = "rescue-image-"
 
 
 class BuildFolder(NamedTuple):
-    """A build's folder, and the descriptor of its lock."""
+    """The folder of a build and the descriptor of its lock."""
 
     path: Path
-    #: Programs of the build inherit it: the folder of a build that was killed is not taken from under them.
+    #: The programs of the build inherit it. So their folder stays, even if the build itself was killed.
     lock: int
 
 
 @contextmanager
 def build_folder(parent: Path) -> Iterator[BuildFolder]:
-    """A folder for one build; removed with everything in it however the build ends.
+    """Make a folder for one build, and remove it when the build ends. Raises OSError.
 
-    A build that is killed with -9 leaves its own: the next build removes it. Raises OSError.
+    A build that was killed with SIGKILL leaves its folder. The next build removes it.
     """
     parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         with locked(parent):
-            # Nobody sees a new folder before it is locked.
+            # The lock of the parent folder prevents that another build removes the new folder before it is locked.
             clear_leftovers(parent)
             path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
             lock = held.enter_context(locked(path))
         try:
-            # mmdebstrap drops its rights where it can.
+            # mmdebstrap drops its privileges if it can.
             path.chmod(0o755)
             yield BuildFolder(path, lock)
         finally:
@@ -44,11 +44,11 @@ def build_folder(parent: Path) -> Iterator[BuildFolder]:
 
 
 def clear_leftovers(parent: Path) -> None:
-    """Remove the folders of builds of which nothing runs any more."""
+    """Remove the folders of builds that have ended."""
     for leftover in parent.glob(f"{PREFIX}*"):
         try:
             with locked(leftover, wait=False):
-                # What is mounted there (mmdebstrap may bind /dev) is not ours to empty.
+                # Do not delete through mounts: mmdebstrap may bind /dev.
                 if leftover.is_dir() and not _mounts_below(leftover):
                     shutil.rmtree(leftover)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Builds the rescue system from Debian's packages: a kernel, and an initrd."""
+"""Build the rescue system from Debian packages: a kernel and an initrd."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from machines.boot import newc
 
 HERE = Path(__file__).resolve().parent
 PROFILES = ("small", "full")
-#: Programs needed, and the Debian package that has each.
+#: The required programs and their Debian packages.
 TOOLS = {"mmdebstrap": "mmdebstrap", "mksquashfs": "squashfs-tools"}
-#: The kernel modules that the first program needs to open the root: a loop device, its file system, the layers.
+#: The kernel modules that the init program needs to mount the root.
 EARLY_MODULES = ("loop", "squashfs", "overlay")
-#: Times in the image, unless SOURCE_DATE_EPOCH says otherwise: 2025-01-01. The same input gives the same bytes.
+#: The default of SOURCE_DATE_EPOCH, for reproducible images: 2025-01-01.
 EPOCH = 1735689600
-#: What a build needs at most of the disk, in bytes: the unpacked root, its archive, the compressed file.
+#: The disk space in bytes that a build needs at most, for the unpacked root, its archive and the compressed file.
 SPACE = 4 << 30
 
 
 class BuildError(Exception):
-    """The image cannot be built; the message says why, and what to do."""
+    """The image cannot be built. The message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What goes into an image."""
+    """The contents of an image."""
 
     suite: str
     profile: str = "full"
@@ -41,17 +41,17 @@ class Recipe:
     mirror: str = ""
 
     def check(self) -> None:
-        """Raise BuildError for text that mmdebstrap or apt would take for an option, a file or a command."""
+        """Raise BuildError for text that mmdebstrap or apt would treat as an option, a file or a command."""
         if not re.fullmatch(r"[a-z][a-z0-9.-]*", self.suite):
-            raise BuildError(f"“{self.suite[:60]}” is not a valid Debian suite: write it like bookworm.")
+            raise BuildError(f"“{self.suite[:60]}” is not a valid Debian suite. Enter it like bookworm.")
         for name in self.include:
             if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]+(?::[a-z0-9]+)?(?:=[A-Za-z0-9.+~:-]+)?", name):
-                raise BuildError(f"“{name[:60]}” is not a valid package name: write it like htop.")
+                raise BuildError(f"“{name[:60]}” is not a valid package name. Enter it like htop.")
         if self.mirror and not re.fullmatch(r"(?:https?|ftp|file|copy|mirror\+[a-z]+):/[!-~]+", self.mirror):
-            raise BuildError(f"“{self.mirror[:60]}” is not a valid mirror: write it like http://deb.debian.org/debian.")
+            raise BuildError(f"“{self.mirror[:60]}” is not a valid mirror. Enter it like http://deb.debian.org/debian.")
 
     def packages(self) -> list[str]:
-        """Debian's packages by name, sorted."""
+        """Return the names of the Debian packages, sorted."""
         names = {"linux-image-amd64", *self.include}
         for profile in PROFILES[: PROFILES.index(self.profile) + 1]:
             names.update(_lines(HERE / "packages" / f"{profile}.txt"))
@@ -60,7 +60,7 @@ class Recipe:
 
 @dataclass
 class Built:
-    """The files of a finished image; they are gone with the folder that they lie in."""
+    """The files of a finished image, in the folder of the build."""
 
     kernel: Path
     initrd: Path
@@ -69,11 +69,11 @@ class Built:
 
 @dataclass
 class Builder:
-    """One build in a folder of its own; `say` hears a line for each step, and for each of mmdebstrap's."""
+    """One build in a folder of its own. `say` gets a line for each step."""
 
     recipe: Recipe
     folder: Path
-    #: A descriptor that the build's programs inherit: whoever holds its lock knows that they run.
+    #: A locked descriptor that the programs of the build inherit. The lock shows that they are running.
     lock: int | None = None
     say: Callable[[str], None] = field(default=lambda line: None)
 
@@ -92,20 +92,20 @@ class Builder:
         self.recipe.check()
         missing = sorted(package for tool, package in TOOLS.items() if not shutil.which(tool))
         if missing:
-            raise BuildError(f"Programs are missing; install them: apt-get install {' '.join(missing)}")
+            raise BuildError(f"Programs are missing. Install them: apt-get install {' '.join(missing)}")
         free = shutil.disk_usage(self.folder).free
         if free < SPACE:
-            raise BuildError(f"{self.folder} has {free >> 20} MB free; building needs {SPACE >> 20} MB.")
+            raise BuildError(f"{self.folder} has {free >> 20} MB free. A build needs {SPACE >> 20} MB.")
 
     # The root file system
 
     def _root(self) -> Path:
-        """Debian, with our files in it and without what it does not need, as a tar archive."""
-        # No hook may empty the root's /tmp: mmdebstrap's apt would lose its configuration, and clear this host's lists.
+        """Build Debian with our files and without unneeded files, as a tar archive."""
+        # No hook may empty the root's /tmp: mmdebstrap's apt would lose its configuration and clear this host's lists.
         tar = self.folder / "root.tar"
         self.say(f"Debian {self.recipe.suite}: {len(self.recipe.packages())} packages and what they need")
         overlay = self._overlay()
-        # A shell reads the hooks, and the data directory may lie anywhere.
+        # Quote the paths, because a shell runs the hooks.
         folder, modules = shlex.quote(str(self.folder)), HERE / "modules.py"
         list_modules = shlex.join([sys.executable, str(modules)])
         hooks = [
@@ -139,7 +139,7 @@ class Builder:
         return tar
 
     def _overlay(self) -> Path:
-        """Our files, with the modes that they need whatever the checkout's are."""
+        """Copy our files and set their modes, independent of the modes in the checkout."""
         overlay = self.folder / "overlay"
         shutil.copytree(HERE / "overlay", overlay, symlinks=True)
         programs = ("usr/local/sbin", "usr/lib/rescuesite", "usr/lib/systemd/system-generators", "etc/update-motd.d")
@@ -149,12 +149,12 @@ class Builder:
         return overlay
 
     def _squash(self, tar: Path) -> Path:
-        """The root as one file that is read where it lies."""
+        """Compress the root into one file that the kernel can mount."""
         squashed = self.folder / "root.squashfs"
         self.say("compressing")
-        # Its times come from SOURCE_DATE_EPOCH.
+        # The times come from SOURCE_DATE_EPOCH.
         times = ["-reproducible", "-no-exports"]
-        # Reading a small file unpacks a whole block: blocks of 1 MB are 4 MB less in all, and take 3 s more to start.
+        # Reading a small file unpacks a whole block. Blocks of 1 MB would save 4 MB, but start 3 s later.
         packing = ["-comp", "zstd", "-Xcompression-level", "19", "-b", "256K"]
         with tar.open("rb") as archive:
             self._run(
@@ -167,7 +167,7 @@ class Builder:
     # The initrd
 
     def _initrd(self, squashed: Path) -> Path:
-        """The first program and the root, in one archive."""
+        """Pack the init program and the root into one archive."""
         self.say("making the initrd")
         modules = {name: self._taken_module(name) for name in EARLY_MODULES}
         files = {
@@ -184,16 +184,16 @@ class Builder:
     def _taken(self, name: str) -> Path:
         path = self.folder / name
         if not path.exists():
-            raise BuildError(f"The packages of {self.recipe.suite} have no {name}; this suite is not supported.")
+            raise BuildError(f"The packages of {self.recipe.suite} have no {name}. This suite is not supported.")
         return path
 
     def _taken_module(self, name: str) -> bytes:
-        """A kernel module, unpacked: the first program has no tool for that."""
+        """Return an unpacked kernel module, because the init program cannot unpack it."""
         plain, packed = self.folder / f"{name}.ko", self.folder / f"{name}.ko.xz"
         return lzma.decompress(packed.read_bytes()) if packed.exists() else self._taken(plain.name).read_bytes()
 
     def _run(self, command: Sequence[str], name: str, stdin: int = subprocess.DEVNULL) -> None:
-        """Run a program, passing on what it says. Raises BuildError with the end of it where it fails."""
+        """Run a program and report its progress. Raises BuildError with the end of its output."""
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TMPDIR": str(self.folder)}
         environment["SOURCE_DATE_EPOCH"] = str(_epoch())
         environment |= {name: os.environ[name] for name in ("http_proxy", "https_proxy", "HOME") if name in os.environ}
@@ -207,7 +207,7 @@ class Builder:
             errors="replace",
             env=environment,
             pass_fds=[] if self.lock is None else [self.lock],
-            # The image's files have the usual modes, whatever ours are.
+            # The files of the image need the usual modes.
             umask=0o022,
         ) as process:
             assert process.stdout
@@ -224,6 +224,6 @@ def _epoch() -> int:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a list, without comments."""
+    """Return the lines of a list without comments."""
     lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
     return (line for line in lines if line)

@@ -1,7 +1,8 @@
-"""Which kernel modules the rescue system leaves out; run on the image as it is built: `modules.py KERNEL_FOLDER LIST`.
+"""Remove unneeded kernel modules during the build of the image. Run it as `modules.py KERNEL_FOLDER LIST`.
 
-A whole part of the kernel (sound, say) goes, but for what a driver of storage or of the network needs of it, directly
-or not: sfc, Solarflare's, needs mtd; b44 needs pcmcia. What needs something that has gone goes too.
+It removes whole parts of the kernel, such as sound. It keeps modules that drivers of storage or network need, directly
+or indirectly: for example, sfc (Solarflare) needs mtd, and b44 needs pcmcia. It also removes modules that need a
+removed one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-#: Parts whose modules must find everything that they need, by path below the kernel's folder.
+#: The parts whose dependencies are kept, by their path below the kernel's folder.
 ESSENTIAL = tuple(
     f"kernel/{part}/"
     for part in (
@@ -22,13 +23,13 @@ ESSENTIAL = tuple(
 
 
 def parse(text: str) -> dict[str, frozenset[str]]:
-    """What each module needs, itself and through others, from depmod's modules.dep (modules.dep(5))."""
+    """Return the direct and indirect dependencies of each module, from modules.dep(5)."""
     lines = (line.partition(":") for line in text.splitlines())
     return {module: frozenset(needs.split()) for module, _, needs in lines}
 
 
 def left_out(needs: Mapping[str, Collection[str]], parts: Iterable[str]) -> set[str]:
-    """The modules to remove, of all that `needs` knows; `parts` are paths or their beginnings below kernel/."""
+    """Return the modules of `needs` to remove. `parts` are paths or beginnings of paths below kernel/."""
     beginnings = tuple(f"kernel/{part}" for part in parts)
     unwanted = {module for module in needs if module.startswith(beginnings)}
     needed = {need for module in needs.keys() - unwanted if module.startswith(ESSENTIAL) for need in needs[module]}

@@ -1,4 +1,4 @@
-"""Tokens in the header `Authorization: Token rs_…`; `Bearer` does too."""
+"""Authentication with the header `Authorization: Token rs_…` or `Authorization: Bearer rs_…`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEYWORDS = {b"token", b"bearer"}
 
 
 def user_of_token(request: HttpRequest) -> User | None:
-    """The user whose token the request carries; None where it carries none that works."""
+    """Return the user of the request's token; None without a valid token."""
     keyword, *rest = get_authorization_header(request).split() or [b""]  # type: ignore[arg-type]
     if keyword.lower() not in _KEYWORDS or len(rest) != 1:
         return None
@@ -24,7 +24,7 @@ def user_of_token(request: HttpRequest) -> User | None:
 
 
 class TokenAuthentication(BaseAuthentication):
-    """The user whose token the request carries."""
+    """Authenticates a request by its token."""
 
     def authenticate(self, request: Request) -> tuple[User, APIToken] | None:
         keyword, *rest = get_authorization_header(request).split() or [b""]
@@ -35,20 +35,20 @@ class TokenAuthentication(BaseAuthentication):
         token = APIToken.objects.find(rest[0].decode("latin-1"))
         if token is None:
             self._count_failure(request)
-            # One answer for all that does not work: nobody learns from it which tokens were once good.
-            raise AuthenticationFailed("This token does not work: it is not known, has expired, or was deleted.")
+            # The same message for all causes, so that it does not reveal former tokens.
+            raise AuthenticationFailed("This token is not valid. It is unknown, has expired, or was deleted.")
         token.record_use()
         return token.user, token
 
     @staticmethod
     def _count_failure(request: Request) -> None:
-        """Raises Throttled once too many have failed. A token that works always does: nobody guesses one.
+        """Raises Throttled after too many failed tries. Valid tokens are not limited, because nobody can guess one.
 
-        So a program that was forgotten with an old token locks nobody out who shares its address.
+        So a program with an old token does not block other programs at the same address.
         """
         source = source_of(request._request)
         if wait := LoginFailure.objects.reserve(source):
-            raise Throttled(wait.total_seconds(), "Too many log-ins from this address failed.")
+            raise Throttled(wait.total_seconds(), "Too many failed logins from this address.")
         LoginFailure.objects.failed(source)
 
     def authenticate_header(self, request: Request) -> str:

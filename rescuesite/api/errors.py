@@ -1,7 +1,7 @@
-"""Errors as JSON, for everything under /api/.
+"""Errors as JSON for all URLs below /api/.
 
-400: `{"field": ["…", …], …}` for each field that is wrong, and `detail`, one text, for what concerns no single field.
-All others: `{"detail": "…"}`. So `detail` is always a text, and every other key a list of texts.
+400: `{"field": ["…", …], …}` for each wrong field, and `detail` for errors that do not concern one field.
+All others: `{"detail": "…"}`. So `detail` is always a text, and every other key is a list of texts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import exception_handler, set_rollback
 
 from machines.models.rescue_terms import RescueError
+from machines.models.validation import messages_by_field
 from rescuesite.api.exceptions import ConflictError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ _WHOLE = {DETAIL, NON_FIELD_ERRORS, "non_field_errors"}
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's EXCEPTION_HANDLER."""
     if isinstance(error, ValidationError):
-        error = APIValidationError(_by_field(error))
+        error = APIValidationError(messages_by_field(error))
     elif isinstance(error, RescueError):
         error = ConflictError(str(error))
     response = exception_handler(error, context)
@@ -42,7 +43,7 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
 
 
 def flat(errors: Any) -> dict[str, Any]:
-    """DRF's errors, nested as the request was, in the form that this module's text tells."""
+    """Convert DRF's nested errors into the format of this module's docstring."""
     if not isinstance(errors, dict):
         errors = {DETAIL: errors}
     result: dict[str, Any] = {}
@@ -57,19 +58,15 @@ def flat(errors: Any) -> dict[str, Any]:
 
 
 def renamed(error: ValidationError, names: dict[str, str]) -> ValidationError:
-    """The error with a model's field names as the API has them."""
+    """Return the error with the API's names of the model's fields."""
     errors: dict[str, list[str]] = {}
-    for name, texts in _by_field(error).items():
+    for name, texts in messages_by_field(error).items():
         errors.setdefault(names.get(name, name), []).extend(texts)
     return ValidationError(errors)
 
 
-def _by_field(error: ValidationError) -> dict[str, list[str]]:
-    return error.message_dict if hasattr(error, "error_dict") else {NON_FIELD_ERRORS: error.messages}
-
-
 def _texts(value: Any, path: str = "") -> Iterator[str]:
-    """The texts in nested errors, each behind the path to what it is about."""
+    """Yield the texts of nested errors, each after its path."""
     if isinstance(value, dict):
         for name, inner in value.items():
             below = path if name in _WHOLE else ".".join(filter(None, (path, str(name))))
@@ -82,13 +79,13 @@ def _texts(value: Any, path: str = "") -> Iterator[str]:
 
 
 def _fault(error: Exception, context: dict[str, Any]) -> Response:
-    """The answer to a fault of ours; what it was stands in the log alone."""
+    """Return the answer to an unexpected error. Only the log contains the details."""
     request = context["request"]._request
     set_rollback()
     if isinstance(error, OperationalError):
-        logger.error("the database did not answer %s %s: %s", request.method, request.path, error)
-        return Response({DETAIL: "The database does not answer now. Try again."}, status.HTTP_503_SERVICE_UNAVAILABLE)
-    logger.error("an error at %s %s", request.method, request.path, exc_info=error)
-    # As Django tells: tests, and whatever watches a site, listen.
+        logger.error("Database error at %s %s: %s", request.method, request.path, error)
+        return Response({DETAIL: "The database does not respond. Try again."}, status.HTTP_503_SERVICE_UNAVAILABLE)
+    logger.error("Internal error at %s %s", request.method, request.path, exc_info=error)
+    # Django sends this signal too. Tests and monitoring tools listen to it.
     got_request_exception.send(sender=None, request=request)
-    return Response({DETAIL: "The site made an error; its log says more."}, status.HTTP_500_INTERNAL_SERVER_ERROR)
+    return Response({DETAIL: "Internal error. See the site's log."}, status.HTTP_500_INTERNAL_SERVER_ERROR)

@@ -1,14 +1,14 @@
-"""Errors that DRF has not. A module of their own: DRF's views import what its settings name, parsers among it."""
+"""Exceptions that DRF does not have. They have their own module, because DRF's views import the parsers."""
 
 from rest_framework import status
 from rest_framework.exceptions import APIException
 
 
 class ConflictError(APIException):
-    """It cannot be done as things stand."""
+    """The request conflicts with the current state."""
 
     status_code = status.HTTP_409_CONFLICT
-    default_detail = "This is not possible as things stand."
+    default_detail = "This is not possible in the current state."
     default_code = "conflict"
 
 

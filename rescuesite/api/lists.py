@@ -1,4 +1,4 @@
-"""How lists are filtered and ordered."""
+"""Filters and ordering of lists."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rescuesite.search import MAX_CHARACTERS, search_objection
 
 
 class Ordering(OrderingFilter):
-    """By the view's `ordering` unless asked otherwise; rows that are alike stay in one order: none is on two pages.
+    """Orders by the request, otherwise by the view's `ordering`, otherwise as the view's queryset.
 
-    Where neither says anything, as the view's queryset has it.
+    The primary key is the last criterion, so that no row is on two pages.
     """
 
     def get_ordering(self, request: Request, queryset: Any, view: Any) -> list[str]:
@@ -27,7 +27,7 @@ class Ordering(OrderingFilter):
 
 
 class MomentFilter(IsoDateTimeFilter):  # type: ignore[misc]
-    """A time, ISO 8601. Whatever its offset, databases are asked in UTC: PostgreSQL takes none beyond 15:59."""
+    """A time in ISO 8601. The query uses UTC, because PostgreSQL does not accept offsets beyond 15:59."""
 
     def filter(self, qs: Any, value: datetime | None) -> Any:
         if value is None:
@@ -35,11 +35,11 @@ class MomentFilter(IsoDateTimeFilter):  # type: ignore[misc]
         try:
             return super().filter(qs, value.astimezone(UTC))
         except OverflowError:
-            raise ValidationError({"detail": ["A time that is asked for is too far away."]}) from None
+            raise ValidationError({"detail": ["A time in the request is out of range."]}) from None
 
 
 class SearchFilter(CharFilter):  # type: ignore[misc]
-    """Words that people type; the queryset's `named` knows where to look for them."""
+    """A search for words. The queryset's `named` defines the fields."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, max_length=MAX_CHARACTERS, **kwargs)
@@ -53,7 +53,7 @@ class SearchFilter(CharFilter):  # type: ignore[misc]
 
 
 class FilteredLists(GenericAPIView[Any]):
-    """For views of resources: a list's parameters are not asked of a single one, which would be gone for no reason."""
+    """For views of resources. The filters apply only to the list, so that they cannot hide a single resource."""
 
     filter_backends = [DjangoFilterBackend, Ordering]
 

@@ -1,4 +1,4 @@
-"""What the API reads and writes: JSON."""
+"""The API reads and writes JSON."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rest_framework.request import Request
 
 from rescuesite.api.exceptions import TooLargeError
 
-#: Files come by another parser. In bytes.
+#: In bytes. Files use another parser.
 MAX_JSON = 1 << 20
 
 
 class JSONAlways(BaseContentNegotiation):
-    """Whatever the request's Accept says: there is one form, and files have theirs."""
+    """Ignores the Accept header: each URL has only one format."""
 
     def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser | None:
         media_type = (request.content_type or "").partition(";")[0].strip().lower()
@@ -32,27 +32,27 @@ class JSONAlways(BaseContentNegotiation):
 
 
 class BoundedJSONParser(JSONParser):
-    """JSON of bounded length, of texts that can be stored."""
+    """Parses JSON with a limited length, and only with texts that the database can store."""
 
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> Any:
-        # A request without a length has no body that we would read.
+        # A request without a length has no body.
         length = int((parser_context or {})["request"].META.get("CONTENT_LENGTH") or 0)
         if length > MAX_JSON:
-            raise TooLargeError(f"The request has {length:,} bytes; there is room for {MAX_JSON:,}.")
+            raise TooLargeError(f"The request has {length:,} bytes. The limit is {MAX_JSON:,} bytes.")
         try:
             data = super().parse(stream, media_type, parser_context)
             for text in _texts(data):
                 if "\0" in text or not _is_unicode(text):
-                    raise ParseError("JSON parse error - a text holds a zero byte or half a character.")
+                    raise ParseError("JSON parse error - a text contains a zero byte or half a character.")
         except RecursionError:
             raise ParseError("JSON parse error - nested too deeply.") from None
         return data
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether UTF-8 can hold it: JSON can write half of a surrogate pair."""
+    """Whether UTF-8 can encode the text. JSON can contain half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

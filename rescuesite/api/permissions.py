@@ -1,4 +1,4 @@
-"""Who may do what: each view names the permission that each of its methods asks for."""
+"""Permissions: each view names the permission for each of its methods."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ READING = ("GET", "HEAD", "OPTIONS")
 
 
 class MethodPermissions(BasePermission):
-    """The user has the permission that the view's `permissions` names for the request's method.
+    """Requires the permission in the view's `permissions` for the method of the request.
 
-    `permissions = {"GET": "roms.view_build", "POST": "roms.build_rom"}`; GET stands for HEAD and OPTIONS too. Of
-    several, in a tuple, all are needed.
+    Example: `permissions = {"GET": "roms.view_build", "POST": "roms.build_rom"}`. GET includes HEAD and OPTIONS. A
+    tuple requires all its permissions.
     """
 
     def has_permission(self, request: Request, view: Any) -> bool:
@@ -24,6 +24,6 @@ class MethodPermissions(BasePermission):
         method = "GET" if request.method in READING else str(request.method)
         needed: str | tuple[str, ...] | None = getattr(view, "permissions", {}).get(method)
         if needed is None:
-            # Nothing is done by a method that the view does not have, and it says so: 405.
+            # Allow a method that the view does not have: it answers 405.
             return getattr(view, method.lower(), None) is None
         return bool(user.has_perms([needed] if isinstance(needed, str) else needed))

@@ -1,4 +1,4 @@
-"""What OpenAPI is told beyond what the views say themselves."""
+"""Additions to the OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-ca
             "type": "apiKey",
             "in": "header",
             "name": "Authorization",
-            "description": "“Token rs_…” with a token made in the admin; “Bearer” does too.",
+            "description": "“Token rs_…” or “Bearer rs_…”, with a token from the admin.",
         }
 
 
 _DETAIL = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
 _INVALID = {
     "type": "object",
-    "description": "For each field that is wrong its texts; `detail` for what concerns no single field.",
+    "description": "The messages for each wrong field. `detail` has errors that do not concern one field.",
     "properties": {"detail": {"type": "string"}},
     "additionalProperties": {"type": "array", "items": {"type": "string"}},
 }
 _ERRORS = {
     "400": ("InvalidRequest", "Something in the request is wrong."),
-    "401": ("Error", "No token or session, or one that does not work."),
-    "403": ("Error", "The user lacks the permission."),
-    "404": ("Error", "There is no such thing."),
-    "409": ("Error", "This is not possible as things stand."),
-    "429": ("Error", "Too many requests; `Retry-After` says how many seconds to wait."),
+    "401": ("Error", "The token or session is missing or not valid."),
+    "403": ("Error", "The user does not have the permission."),
+    "404": ("Error", "Not found."),
+    "409": ("Error", "This is not possible in the current state."),
+    "429": ("Error", "Too many requests. Wait for the number of seconds in `Retry-After`."),
 }
 
 
 def add_errors(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
-    """A postprocessing hook: the errors that operations have in common."""
+    """Add the common errors of all operations. This is a postprocessing hook."""
     result["components"]["schemas"] |= {"Error": _DETAIL, "InvalidRequest": _INVALID}
     for path, operations in result["paths"].items():
         for method, operation in operations.items():

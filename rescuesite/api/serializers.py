@@ -1,4 +1,4 @@
-"""What serializers share."""
+"""Base classes of serializers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 
 class ReadSerializer(serializers.Serializer[T]):
-    """What an answer holds: `represent` gives a value for each field; what is not declared as a field is not sent."""
+    """The fields of an answer. `represent` returns their values. Values without a field are not sent."""
 
-    #: A function of `representation`, as a staticmethod, or a method.
+    #: A method, or a function of `representation` as a staticmethod.
     represent: ClassVar[Callable[..., dict[str, Any]]]
 
     def to_representation(self, instance: T) -> dict[str, Any]:
@@ -25,17 +25,17 @@ class ReadSerializer(serializers.Serializer[T]):
 
 
 class WriteSerializer(serializers.Serializer[Any]):
-    """What a request orders. A misspelt field is an error, instead of an order other than was meant."""
+    """The fields of a request. An unknown field is an error, so that a misspelt field is not ignored."""
 
     @classmethod
     def of(cls, request: Request, instance: Any = None, *, partial: bool = False) -> Self:
-        """The order that a request holds. Raises DRF's ValidationError."""
+        """Validate the data of a request. Raises DRF's ValidationError."""
         order = cls(instance, data=request.data, partial=partial)
         order.is_valid(raise_exception=True)
         return order
 
     def check(self, values: dict[str, Any], exclude: Collection[str]) -> None:
-        """What the model objects to, where fields `exclude` are wrong already. Raises Django's ValidationError."""
+        """Validate with the model. The fields in `exclude` already have errors. Raises Django's ValidationError."""
 
     def to_internal_value(self, data: Any) -> Any:
         if not isinstance(data, Mapping):
@@ -52,7 +52,7 @@ class WriteSerializer(serializers.Serializer[Any]):
             with suppress(serializers.ValidationError, serializers.SkipField):
                 if (name := str(field.field_name)) not in errors:
                     values[name] = field.run_validation(field.get_value(data))
-        # All that is wrong is told at once.
+        # Report all errors at once.
         found: Errors = {}
         with collecting(found):
             self.check(values, [*errors])

@@ -1,4 +1,4 @@
-"""How often a program may ask."""
+"""Limit the requests of programs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from machines.models import APIToken
 
 
 class TokenThrottle(SimpleRateThrottle):
-    """So many requests a minute with one token (RESCUESITE_API_RATE); people at the pages are not counted.
+    """Limits the requests per minute of one token (RESCUESITE_API_RATE). Sessions are not limited.
 
-    Each process counts for itself, in memory: counting in the database would take its one writer from NICs that boot.
+    Each process counts in its own memory. Counting in the database would delay boot answers.
     """
 
     scope = "token"

@@ -1,4 +1,4 @@
-"""The API's addresses. Resources are in machines/api/ and roms/api/."""
+"""The URLs of the API. The resources are in machines/api/ and roms/api/."""
 
 from django.contrib.auth.decorators import login_required
 from django.urls import path, re_path
@@ -18,7 +18,7 @@ register_roms(router)
 urlpatterns = [
     path("", RootView.as_view(), name="api-root"),
     path("schema/", SchemaView.as_view(), name="api-schema"),
-    # People are asked to log in; it is a page.
+    # This is a page for people, so it redirects to the login.
     path("docs/", login_required(DocsView.as_view()), name="api-docs"),
     *router.urls,
     re_path("", NothingHereView.as_view()),

@@ -1,4 +1,4 @@
-"""What all views of the API share, and those that belong to no resource."""
+"""Base classes of the API's views, and the views without a resource."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rescuesite.api.lists import FilteredLists
 
 M = TypeVar("M", bound=Model)
 
-#: The resources' lists, by the names that their routes have.
+#: The names of the lists in URLs.
 LISTS = (
     *("machines", "images", "rescues", "audit", "sightings", "notification-rules", "notifications"),
     *("rom-builds", "flash-jobs", "cards", "stations", "installed-roms"),
@@ -32,7 +32,7 @@ LISTS = (
 
 
 class NotStored(APIView):
-    """For views whose answers nobody on the way is to keep."""
+    """For views whose answers must not be cached."""
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         response.headers.setdefault("Cache-Control", "no-store")
@@ -40,17 +40,17 @@ class NotStored(APIView):
 
 
 class Resource(NotStored, FilteredLists, ListModelMixin, RetrieveModelMixin, GenericViewSet[M]):
-    """What has a list, and an address of its own for each row."""
+    """A resource with a list and a URL for each row."""
 
     def created(self, row: Any, name: Any, shown: Any = None) -> Response:
-        """The answer to a POST that made `row`, whose address ends in `name`; `shown`: more than is read there."""
+        """Return the answer to a POST that created `row`. `name` is the end of its URL. `shown` replaces its data."""
         where = reverse(f"{self.basename}-detail", args=[name], request=self.request)
         data = self.get_serializer(row).data if shown is None else shown
         return Response(data, status.HTTP_201_CREATED, headers={"Location": where})
 
 
 class DeletableResource(Resource[M]):
-    """Its rows are deleted by DELETE, with an audit entry."""
+    """A resource that supports DELETE, with an audit entry."""
 
     def destroy(self, request: Request, **kwargs: Any) -> Response:
         row: Any = self.get_object()
@@ -60,7 +60,7 @@ class DeletableResource(Resource[M]):
 
 @extend_schema(exclude=True)
 class RootView(NotStored):
-    """Where the lists are."""
+    """The URLs of all lists."""
 
     permission_classes = [IsAuthenticated]
 
@@ -71,19 +71,19 @@ class RootView(NotStored):
 
 @extend_schema(exclude=True)
 class NothingHereView(APIView):
-    """The answer to addresses that name nothing, as JSON."""
+    """Answers unknown URLs with a JSON error."""
 
     authentication_classes = ()
     permission_classes = [AllowAny]
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> NoReturn:
-        # A redirect would turn a POST into a GET, which seems to work.
+        # Do not redirect to the URL with a slash: the redirect would turn a POST into a GET.
         path = f"{request.path}/"
         try:
             there = not path.endswith("//") and getattr(resolve(path).func, "cls", None) is not NothingHereView
         except Resolver404:
             there = False
-        raise NotFound(f"There is nothing here. Write {path} with the slash at its end." if there else None)
+        raise NotFound(f"Not found. Add the slash at the end: {path}" if there else None)
 
 
 class SchemaView(SpectacularAPIView):
@@ -94,7 +94,7 @@ class SchemaView(SpectacularAPIView):
 
 
 class DocsView(SpectacularSwaggerSplitView):
-    """The API's pages for people: what there is to ask, to be tried out. Its script has an answer of its own."""
+    """The API's documentation, where people can try requests. Its script has its own URL."""
 
     content_negotiation_class = DefaultContentNegotiation
     permission_classes = [IsAuthenticated]

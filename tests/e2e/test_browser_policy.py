@@ -114,7 +114,7 @@ def test_the_pages_of_the_api_offend_not_and_can_be_tried_out(staff: Page, site:
 
 def test_error_pages_offend_not(staff: Page, site: Site) -> None:
     staff.goto(site.url.replace("127.0.0.1", "elsewhere.localhost") + "/admin/")
-    expect(staff.get_by_role("heading")).to_have_text("This request is refused")
+    expect(staff.get_by_role("heading")).to_have_text("Bad request")
     # Its style sheet has come too.
     assert staff.locator("body").evaluate("body => getComputedStyle(body).maxWidth") == "640px"
     site.expect_in_log("Invalid HTTP_HOST header")

@@ -319,3 +319,11 @@ def test_a_preview_changes_nothing_and_shows_no_token(
     assert rescue.state == "armed"
     assert AuditEntry.objects.count() == before
     assert not hasattr(Machine.objects.get(), "contact")
+
+
+@pytest.mark.parametrize("path", ["/admin/nothing/", "/nothing/"])
+def test_an_unknown_page_says_so_without_names_of_django(admin_client: Client, path: str) -> None:
+    response = admin_client.get(path)
+    page = response.content.decode()
+    assert (response.status_code, "This page does not exist" in page) == (404, True)
+    assert "404" not in page.partition("<body>")[2]

@@ -336,7 +336,7 @@ def test_the_page_of_a_machine_with_uefi_says_what_to_set_in_its_firmware(
     if platform:
         client.get("/boot", {"mac": MAC, "ip": "127.0.0.1", "platform": platform})
     page = admin_client.get(f"/admin/machines/machine/{machine.pk}/change/").content.decode()
-    assert ("the firmware tries its own network entries" in page) is told
+    assert ("the firmware tries its own network boot entries" in page) is told
 
 
 def test_the_page_that_deletes_an_image_says_whose_it_is(

@@ -134,8 +134,8 @@ def test_with_files_what_is_lost_is_said(machine: Machine) -> None:
     rescue = enable(machine, password=True)
     export = boot_export(SITE, with_files=True)
     assert len(export.warnings) == 2
-    assert "one boot cannot be kept" in export.warnings[0]
-    assert "its password is not delivered" in export.warnings[1]
+    assert "The limit of one boot does not work" in export.warnings[0]
+    assert "The password is not delivered" in export.warnings[1]
     archive = next(content for content in export.files.values() if isinstance(content, bytes))
     assert b"etc/rescuesite/reason" in archive
     assert b"report_url" not in archive
@@ -147,7 +147,7 @@ def test_with_files_what_is_lost_is_said(machine: Machine) -> None:
     ("change", "said"),
     [
         ({"chain_script": "#!ipxe\nshell\n", "command_line": ""}, "chains a script"),
-        ({"command_line": "rescuesite={url}"}, "fetches files of its own"),
+        ({"command_line": "rescuesite={url}"}, "fetches files from the site"),
     ],
 )
 def test_what_needs_the_site_is_sent_on_though_files_were_asked_for(
@@ -270,7 +270,7 @@ def test_a_script_is_replaced_as_a_whole(machine: Machine, folder: Path, monkeyp
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(ExportFolderError, match=r"No space left on device.*export again"):
+        with pytest.raises(ExportFolderError, match=r"No space left on device.*Export again"):
             exported(folder)
     assert (folder / OF_MACHINE).read_bytes() == before
     assert listed(folder) == {OF_MACHINE, "default.ipxe"}
@@ -315,7 +315,7 @@ def test_the_command_says_what_it_did_and_the_log_tells(
     enable(machine)
     out, err = run(folder, capsys=capsys)
     assert out == f"2 written, 0 removed, 0 unchanged; in rescue: {machine.name}.\n"
-    assert "set RESCUESITE_BASE_URL" in err
+    assert "Set RESCUESITE_BASE_URL" in err
     entry = AuditEntry.objects.get(action="boot_exported")
     assert entry.details["in_rescue"] == [machine.name]
     run(folder, capsys=capsys)
@@ -339,7 +339,7 @@ def test_the_command_fails_where_a_file_is_in_the_way(
 ) -> None:
     folder.mkdir()
     (folder / OF_MACHINE).write_text("mine")
-    with pytest.raises(CommandError, match="1 files of others"):
+    with pytest.raises(CommandError, match="1 existing files"):
         run(folder, capsys=capsys)
     assert f"{folder / OF_MACHINE}: not written by export_boot" in capsys.readouterr().err
     assert (folder / "default.ipxe").exists()

@@ -133,7 +133,7 @@ def test_the_deploy_check_names_what_cannot_be_taken_from_others(stubborn: Path)
     found = data_directory_is_private(None)
     assert {message.id for message in found} == {"rescuesite.W001"}
     said = "\n".join(message.msg for message in found)
-    assert f"Other accounts of this host may use {stubborn}: its mode is 0755, and may be 0710 at most." in said
+    assert f"Other accounts of this host can use {stubborn}: its mode is 0755, but must not be wider than 0710." in said
     assert f"{stubborn / 'db.sqlite3'}: its mode is 0644" in said
 
 
@@ -156,8 +156,8 @@ def test_what_is_another_accounts_stays_and_is_told(old: Path, monkeypatch: pyte
     finally:
         os.seteuid(0)
     assert str(told) == (
-        "Other accounts of this host may use before-the-upgrade.sqlite3: its mode is 0644, and may be 0600 at most. "
-        "It belongs to account 65534, this process to 65533."
+        "Other accounts of this host can use before-the-upgrade.sqlite3: its mode is 0644, but must not be wider than "
+        "0600. Its owner is account 65534. This process runs as account 65533."
     )
     assert mode(old) == 0o710
 

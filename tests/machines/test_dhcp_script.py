@@ -82,11 +82,11 @@ def test_the_command_writes_it_for_another_server_with_the_sites_address(tmp_pat
     [
         ("http://127.0.0.1:8000", "cannot reach"),
         ("http://localhost/", "cannot reach"),
-        ("192.0.2.10", "is not a valid site address"),
-        ("http://192.0.2.10/ || shell", "is not a valid site address"),
-        ("http://192.0.2.10/${uuid}", "is not a valid site address"),
-        ("http://192.0.2.10/\nshell", "is not a valid site address"),
-        ("tftp://192.0.2.10/x", "is not a valid site address"),
+        ("192.0.2.10", "is not a valid site URL"),
+        ("http://192.0.2.10/ || shell", "is not a valid site URL"),
+        ("http://192.0.2.10/${uuid}", "is not a valid site URL"),
+        ("http://192.0.2.10/\nshell", "is not a valid site URL"),
+        ("tftp://192.0.2.10/x", "is not a valid site URL"),
     ],
 )
 def test_the_command_refuses_what_no_card_can_ask(site: str, said: str) -> None:
@@ -95,5 +95,5 @@ def test_the_command_refuses_what_no_card_can_ask(site: str, said: str) -> None:
 
 
 def test_the_command_says_what_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="cannot be written"):
+    with pytest.raises(CommandError, match="Cannot write"):
         written("--site", "http://192.0.2.10", "--output", str(tmp_path / "no" / "dhcp.ipxe"))

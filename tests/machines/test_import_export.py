@@ -259,7 +259,7 @@ def test_a_dry_run_tells_and_does_nothing(machine: Machine, tmp_path: Path) -> N
     assert manage("import_machines", str(path), "--dry-run").splitlines() == [
         "line 2: change notes of web01",
         "line 3: add db01",
-        "1 to add, 1 to change, 0 unchanged. Nothing was changed: this was a dry run.",
+        "1 to add, 1 to change, 0 unchanged. Nothing was changed, because this was a dry run.",
     ]
     assert Machine.objects.count() == 1
     assert manage("import_machines", str(path)) == "1 machine added, 1 changed, 0 unchanged.\n"
@@ -274,7 +274,7 @@ def test_a_dry_run_tells_and_does_nothing(machine: Machine, tmp_path: Path) -> N
 def test_errors_are_told_with_their_lines(machine: Machine, tmp_path: Path) -> None:
     path = tmp_path / "machines.csv"
     path.write_bytes(text("name,macs", "a b,x"))
-    with pytest.raises(CommandError, match=r"(?s)line 2: .*line 2: .*Nothing was changed; 2 problems."):
+    with pytest.raises(CommandError, match=r"(?s)line 2: .*line 2: .*Nothing was changed. There are 2 problems."):
         manage("import_machines", str(path))
 
 

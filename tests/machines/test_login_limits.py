@@ -43,7 +43,7 @@ def test_after_too_many_failures_not_even_the_right_password_is_looked_at(client
     for _ in range(ALLOWED):
         assert log_in(client, "wrong").status_code == 200
     refused = log_in(client, "right")
-    assert "Too many log-ins from your address failed. Try again in 10 minutes." in refused.content.decode()
+    assert "Too many failed logins from your address. Try again in 10 minutes." in refused.content.decode()
     assert "_auth_user_id" not in client.session
 
 
@@ -140,7 +140,7 @@ def test_of_many_passwords_tried_at_one_moment_no_more_are_looked_at_than_of_as_
 
     def try_one(number: int) -> None:
         try:
-            if "Too many log-ins" in log_in(Client(), f"wrong-{number}").content.decode():
+            if "Too many failed logins" in log_in(Client(), f"wrong-{number}").content.decode():
                 count(1)
         finally:
             connection.close()
@@ -176,7 +176,7 @@ def test_tokens_that_do_not_work_are_throttled_by_address(client: Client, user: 
     throttled = ask(client, "rs_guess")
     assert throttled.status_code == 429
     assert 0 < int(throttled["Retry-After"]) <= WINDOW.total_seconds()
-    assert "Too many log-ins from this address failed." in throttled.json()["detail"]
+    assert "Too many failed logins from this address." in throttled.json()["detail"]
 
 
 def test_a_token_that_works_does_so_whatever_others_at_its_address_do(client: Client, user: User) -> None:
@@ -203,7 +203,7 @@ def test_boot_requests_are_never_throttled(client: Client, user: User) -> None:
 @pytest.mark.parametrize("value", ["x", "0", "-1", "1.5", "12/min"])
 def test_a_rate_that_is_none_stops_the_start(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESCUESITE_API_RATE", value)
-    with pytest.raises(ImproperlyConfigured, match="expected a number of requests a minute"):
+    with pytest.raises(ImproperlyConfigured, match="expected a number of requests per minute"):
         environment.api_rate()
 
 

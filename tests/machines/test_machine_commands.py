@@ -66,7 +66,7 @@ def test_machine_add_may_be_done_in_a_users_name(ada: User) -> None:
         (["web02", "--mac", "52:54:00:00:00:01", "--mac", "525400000001"], "52:54:00:00:00:01 is listed twice"),
         (["web02", "--mac", "52:54:00:00:00:01", "--network", "192.0.2.1/24"], "Did you mean 192.0.2.0/24"),
         (["web02", "--mac", "52:54:00:00:00:01", "--network", "here"], "is not a valid address or network"),
-        (["web02", "--mac", "52:54:00:00:00:01", "--identity", "serial"], "write it like serial=CZ1234"),
+        (["web02", "--mac", "52:54:00:00:00:01", "--identity", "serial"], "Enter it like serial=CZ1234"),
         (["web02", "--mac", "52:54:00:00:00:01", "--identity", "colour=blue"], "is not a valid name"),
         (["web02", "--mac", "52:54:00:00:00:01", "--identity", "serial="], "1 to 255 characters"),
         (["web02", "--mac", "52:54:00:00:00:01", "--image", "none"], "There is no image “none”"),

@@ -41,7 +41,7 @@ def test_rescue_enable_arms_the_machine(machine: Machine, image: RescueImage) ->
 def test_rescue_enable_says_what_to_do_next(machine: Machine, image: RescueImage) -> None:
     said = manage("rescue", "enable", "web01")
     assert "armed with image tiny" in said
-    assert "Power it off and on" in said
+    assert "Switch its power off and on" in said
 
 
 def test_rescue_enable_prints_no_token(machine: Machine, image: RescueImage) -> None:
@@ -135,7 +135,7 @@ def test_rescue_disable_ends_it_with_who_and_why(machine: Machine, image: Rescue
 
 def test_rescue_disable_says_what_the_machine_does_now(machine: Machine, image: RescueImage) -> None:
     enable(machine)
-    assert "it boots its disk" in manage("rescue", "disable", "web01")
+    assert "It boots its disk" in manage("rescue", "disable", "web01")
 
 
 def test_rescue_disable_without_one_is_refused(machine: Machine) -> None:

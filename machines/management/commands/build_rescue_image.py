@@ -1,4 +1,4 @@
-"""manage.py build_rescue_image: make a rescue system of Debian's packages, and let it be the default image."""
+"""manage.py build_rescue_image: build a rescue system from Debian packages and make it the default image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
-from machines.management.terminal import actor_named
+from machines.management.terminal import actor_named, add_by_option
 from machines.models import ImageFile, RescueImage, StoredFile
 from machines.models.image import Upload
 from machines.rescue_system.build_folder import build_folder
@@ -22,22 +22,22 @@ _CHUNK = 1 << 20
 
 
 class Command(BaseCommand):
-    help = "Build a rescue system of Debian's packages, and make it the default rescue image."
+    help = "Build a rescue system from Debian packages and make it the default rescue image."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--suite", default=_own_suite(), help="Debian's release (default: %(default)s)")
-        parser.add_argument("--profile", choices=PROFILES, default="full", help="small runs in 768 MB (default: full)")
+        parser.add_argument("--suite", default=_own_suite(), help="Debian release (default: %(default)s)")
+        parser.add_argument("--profile", choices=PROFILES, default="full", help="small needs 768 MB (default: full)")
         parser.add_argument("--include", default="", metavar="PACKAGES", help="further packages, separated by commas")
-        parser.add_argument("--mirror", default="", help="Debian mirror (default: this host's)")
-        parser.add_argument("--name", help="of the image (default: debian-SUITE, or debian-SUITE-small)")
-        parser.add_argument("--by", metavar="USER", help="the user in whose name it is done")
+        parser.add_argument("--mirror", default="", help="Debian mirror (default: the mirror of this host)")
+        parser.add_argument("--name", help="name of the image (default: debian-SUITE, or debian-SUITE-small)")
+        add_by_option(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         include = [name.strip() for name in options["include"].split(",") if name.strip()]
         recipe = Recipe(options["suite"], options["profile"], include, options["mirror"])
         name = options["name"] or f"debian-{recipe.suite}" + ("-small" if recipe.profile == "small" else "")
         try:
-            # Before the long work: is there a database to put its result into?
+            # Check the database before the long build.
             actor, _ = actor_named(options["by"]), RescueImage.objects.exists()
         except DatabaseError as error:
             raise CommandError(f"The database is not ready ({error}). Run manage.py migrate.") from error
@@ -53,16 +53,16 @@ class Command(BaseCommand):
                 built = Builder(recipe, folder.path, folder.lock, say).build()
                 kernel, initrd = _stored(built.kernel), _stored(built.initrd)
         except BuildError as error:
-            raise CommandError(f"{error}\nThe earlier image, if there is one, is as it was.") from error
+            raise CommandError(f"{error}\nExisting images were not changed.") from error
         except OSError as error:
-            raise CommandError(f"Cannot build: {error}. The earlier image, if there is one, is as it was.") from error
+            raise CommandError(f"Cannot build the image: {error}. Existing images were not changed.") from error
         image = RescueImage.objects.replace(
             {"name": name, **_values(recipe, built)},
             [Upload(ImageFile.Kind.KERNEL, kernel), Upload(ImageFile.Kind.INITRD, initrd)],
             actor,
         )
         self.stdout.write(
-            f"Image {image.name} is the default now: kernel {kernel.size >> 20} MB, initrd {initrd.size >> 20} MB, "
+            f"Image {image.name} is now the default: kernel {kernel.size >> 20} MB, initrd {initrd.size >> 20} MB, "
             f"SHA-256 {kernel.sha256[:12]}… {initrd.sha256[:12]}…"
         )
 
@@ -83,7 +83,7 @@ def _stored(path: Path) -> StoredFile:
 
 
 def _own_suite() -> str:
-    """The release of this host, if it is Debian; its packages are what the host's mirror has."""
+    """Return the Debian release of this host: its mirror has the packages. Return “stable” on other systems."""
     try:
         lines = Path("/etc/os-release").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""manage.py dhcp_script: the boot file that DHCP names, for a TFTP server or another plain one."""
+"""manage.py dhcp_script: write the boot file for DHCP, for a TFTP server or a plain web server."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _LOOPBACK = re.compile(r"https?://(?:127\.|localhost\b|\[::1\])")
 
 class Command(BaseCommand):
     help = (
-        "Write the script that DHCP names as boot file to any iPXE: it asks this site, a bounded number of times, and "
-        "goes on to the disk. The site itself gives it out at /boot/dhcp.ipxe."
+        "Write an iPXE script that a DHCP server can name as boot file. The script asks this site, with a limited "
+        "number of tries, and otherwise boots the disk. The site also serves it at /boot/dhcp.ipxe."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--site", metavar="URL", help="the site as network cards reach it (default: RESCUESITE_BASE_URL)"
+            "--site", metavar="URL", help="URL of the site for network cards (default: RESCUESITE_BASE_URL)"
         )
         parser.add_argument(
-            "--output", type=Path, metavar="FILE", help="like /srv/tftp/dhcp.ipxe (default: standard output)"
+            "--output", type=Path, metavar="FILE", help="such as /srv/tftp/dhcp.ipxe (default: standard output)"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -40,19 +40,19 @@ class Command(BaseCommand):
         try:
             output.write_text(text)
         except OSError as error:
-            raise CommandError(f"{output} cannot be written: {error.strerror}.", returncode=NOT_DONE) from error
-        self.stdout.write(f"{output} is written; let DHCP name it as boot file.")
+            raise CommandError(f"Cannot write {output}: {error.strerror}.", returncode=NOT_DONE) from error
+        self.stdout.write(f"Wrote {output}. Name it as boot file in the DHCP server.")
 
 
 def _checked(site: str) -> str:
-    """The site's address, if a network card can use it. Raises CommandError."""
+    """Return the URL of the site if a network card can use it. Raises CommandError."""
     if not _SITE.fullmatch(site):
         raise CommandError(
-            f"“{site}” is not a valid site address; write it like http://192.0.2.10:8000.", returncode=NOT_DONE
+            f"“{site}” is not a valid site URL. Enter it like http://192.0.2.10:8000.", returncode=NOT_DONE
         )
     if _LOOPBACK.match(site):
         raise CommandError(
-            f"A network card cannot reach {site}; name the address that it has for other machines with --site.",
+            f"Network cards cannot reach {site}. Use --site to set the URL under which other hosts reach the site.",
             returncode=NOT_DONE,
         )
     return site

@@ -1,4 +1,4 @@
-"""manage.py export_boot DIR: boot scripts as files, for a plain web, FTP or TFTP server."""
+"""manage.py export_boot DIR: write boot scripts as files for a plain web, FTP or TFTP server."""
 
 from __future__ import annotations
 
@@ -19,56 +19,56 @@ from machines.boot_export.scripts import BootExport, boot_export
 from machines.management.terminal import actor_named, add_json_option, printable
 from machines.models import AuditEntry
 
-#: Seconds between two looks of --watch.
+#: Seconds between two checks of --watch.
 _POLL = 5
-#: Seconds after which --watch looks through the folder though nothing changed.
+#: Seconds after which --watch checks the folder even if nothing has changed.
 _RECHECK = 300
-#: So many file names an audit entry holds.
+#: The number of file names in an audit entry.
 _NAMED = 50
 
 
 class Command(BaseCommand):
     help = (
-        "Write one iPXE script for each MAC address, and a default, for machines that a plain web, FTP or TFTP server "
-        "answers. Run it again after each change, or let it --watch."
+        "Write an iPXE script for each MAC address and a default script, for machines that use a plain web, FTP or "
+        "TFTP server. Run it again after each change, or use --watch."
     )
 
     _warned: Sequence[str] = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("folder", metavar="DIR", type=Path, help="made if it is missing; files of others stay")
+        parser.add_argument("folder", metavar="DIR", type=Path, help="created if missing; other files are kept")
         parser.add_argument(
             "--files",
             action="store_true",
-            help="copy what a rescue boots too, so that the firmware need not reach the site; a rescue then starts at "
-            "each power-on until it is disabled, whoever asks",
+            help="also copy the files of each rescue, so that the firmware does not need the site; a rescue then "
+            "starts at each power-on until it is disabled, and nothing verifies the machine",
         )
-        parser.add_argument("--watch", action="store_true", help="go on until interrupted, and follow each change")
+        parser.add_argument("--watch", action="store_true", help="run until interrupted and export each change")
         add_json_option(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.RESCUESITE_BASE_URL_GIVEN:
             self._warn(
-                f"Machines in rescue are sent on to {settings.RESCUESITE_BASE_URL}; "
-                "set RESCUESITE_BASE_URL if they cannot reach that."
+                f"The scripts send machines in rescue to {settings.RESCUESITE_BASE_URL}. "
+                "Set RESCUESITE_BASE_URL if they cannot reach it."
             )
         with contextlib.suppress(KeyboardInterrupt):
             if options["watch"]:
                 self._watch(**options)
             elif foreign := self._publish(self._scripts(**options), **options).foreign:
-                raise CommandError(f"{len(foreign)} files of others were left as they are, see above.")
+                raise CommandError(f"{len(foreign)} existing files were not replaced, see above.")
 
     def _watch(self, **options: Any) -> None:
         latest, again = None, 0.0
         while True:
             try:
                 export = self._scripts(**options)
-                # Now and then in any case: somebody may have removed a file.
+                # Also export from time to time without a change: somebody may have removed a file.
                 if export != latest or time.monotonic() >= again:
                     self._publish(export, **options)
                     latest, again = export, time.monotonic() + _RECHECK
             except (CommandError, Error) as error:
-                # The scripts that are there go on answering; what changed is written once this is over.
+                # The existing scripts stay. The next run writes the changes.
                 self._warn_once([str(error)])
                 latest = None
             time.sleep(_POLL)
@@ -87,8 +87,8 @@ class Command(BaseCommand):
             self._record(folder, export, changes)
         if changes.written or changes.removed or not options["watch"]:
             self._show(export, changes, as_json=options["json"])
-        in_the_way = "not written by export_boot, or edited since; left as it is. Move it away."
-        self._warn_once([*export.warnings, *(f"{folder / name}: {in_the_way}" for name in changes.foreign)])
+        not_replaced = "was not written by export_boot or was edited, so it was not replaced. Move it away."
+        self._warn_once([*export.warnings, *(f"{folder / name} {not_replaced}" for name in changes.foreign)])
         return changes
 
     def _record(self, folder: Path, export: BootExport, changes: Changes) -> None:
@@ -122,7 +122,7 @@ class Command(BaseCommand):
         )
 
     def _warn_once(self, warnings: list[str]) -> None:
-        """Say what was not said the last time."""
+        """Print the warnings that were not printed the last time."""
         for warning in warnings:
             if warning not in self._warned:
                 self._warn(warning)

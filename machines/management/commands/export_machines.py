@@ -1,4 +1,4 @@
-"""manage.py export_machines: all machines as the table that import_machines reads."""
+"""manage.py export_machines: write all machines as a table for import_machines."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from machines.models import Machine
 
 
 class Command(BaseCommand):
-    help = "Write all machines as a CSV file, of the shape that import_machines reads."
+    help = "Write all machines as a CSV file that import_machines can read."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="otherwise to standard output")
+        parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard output")
 
     def handle(self, *args: Any, **options: Any) -> None:
         lines = "".join(table(Machine.objects.for_lists()))

@@ -1,4 +1,4 @@
-"""manage.py image add|list|show: the rescue images, for people at a terminal."""
+"""manage.py image add|list|show: add, list and show rescue images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,15 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from machines.management.terminal import TerminalCommand, actor_named, add_json_option, image_named, table
+from machines.management.terminal import (
+    TerminalCommand,
+    actor_named,
+    add_action,
+    add_by_option,
+    add_json_option,
+    image_named,
+    table,
+)
 from machines.models import ImageFile, RescueImage, StoredFile
 from machines.models.image import Upload
 from machines.representation import image_json
@@ -16,38 +24,35 @@ class Command(TerminalCommand):
     help = "Add, list and show rescue images."
 
     def add_actions(self, actions: Any) -> None:
-        add = actions.add_parser("add", help="add an image from files on this host")
+        add = add_action(actions, "add", self.add, "add an image from files on this host")
         add.add_argument("name")
         add.add_argument("--kernel", type=Path)
-        add.add_argument("--initrd", type=Path, action="append", default=[], help="may be given several times")
+        add.add_argument("--initrd", type=Path, action="append", default=[], help="can be repeated")
         add.add_argument(
             "--file",
             type=_named,
             action="append",
             default=[],
             metavar="[NAME=]PATH",
-            help="a further file, served by NAME, which may hold folders, or by its own",
+            help="a further file; NAME may contain folders (default: the name of the file)",
         )
         add.add_argument("--command-line", default="")
         add.add_argument("--chain-script", type=Path, help="an iPXE script to run instead of a kernel")
         add.add_argument("--architecture", choices=RescueImage.Architecture.values, default="x86_64")
-        add.add_argument("--reports", action="store_true", help="it posts to the site when it is up")
-        add.add_argument("--default", action="store_true")
+        add.add_argument("--reports", action="store_true", help="the system reports to the site when it is up")
+        add.add_argument("--default", action="store_true", help="make this the default image")
         add.add_argument("--description", default="")
-        add.add_argument("--by", metavar="USER", help="the user in whose name it is done")
-        add.set_defaults(run=self.add)
-        listing = actions.add_parser("list", help="list the images")
-        listing.set_defaults(run=self.list)
-        show = actions.add_parser("show", help="show one image")
+        add_by_option(add)
+        listing = add_action(actions, "list", self.list, "list the images")
+        show = add_action(actions, "show", self.show_one, "show one image")
         show.add_argument("name")
-        show.set_defaults(run=self.show_one)
         for parser in (add, listing, show):
             add_json_option(parser)
 
     def add(self, **options: Any) -> None:
         names = ("name", "description", "architecture", "command_line", "reports")
         values = {name: options[name] for name in names} | {"chain_script": _text(options["chain_script"])}
-        # Before the files are read, which takes its time.
+        # Check the values before the files are read, which takes time.
         RescueImage(**values).full_clean()
         for name, _ in options["file"]:
             ImageFile.check_name(ImageFile.Kind.FILE, name)
@@ -97,7 +102,7 @@ def _store(path: Path) -> StoredFile:
     try:
         return StoredFile.objects.store(_chunks(path))
     except OSError as error:
-        raise CommandError(f"Cannot keep {path} in the data directory: {error.strerror}.") from error
+        raise CommandError(f"Cannot store {path}: {error.strerror}.") from error
 
 
 def _text(path: Path | None) -> str:

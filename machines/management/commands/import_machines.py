@@ -1,4 +1,4 @@
-"""manage.py import_machines FILE: many machines at once, from a table or an old rescue.php."""
+"""manage.py import_machines FILE: import machines from a table or an old rescue.php."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from django.core.management.base import BaseCommand, CommandError
 from machines.import_export.plan import Plan, apply, plan
 from machines.import_export.reading import COLUMNS, read
 from machines.import_export.rows import BulkError
-from machines.management.terminal import NOT_DONE, actor_named, add_json_option, printable
+from machines.management.terminal import NOT_DONE, actor_named, add_by_option, add_json_option, printable
 
 
 class Command(BaseCommand):
     help = (
-        f"Add and change machines as a CSV file says ({', '.join(COLUMNS)}; the first line names the columns), or take "
-        "over those of an old rescue.php. All or nothing. A column that is missing leaves its values as they are, an "
-        "empty cell empties them; several MACs or networks are separated by spaces. Machines that are not in the file "
-        "are left alone."
+        "Add and change machines from a CSV file, or add the machines of an old rescue.php. If there is a problem, "
+        "nothing is changed. The first line of the CSV file names its columns: "
+        f"{', '.join(COLUMNS)}. A missing column keeps the values. An empty cell deletes the value. Separate several "
+        "MACs or networks by spaces. Machines that are not in the file are not changed."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", metavar="FILE", help="- for standard input")
-        parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-        parser.add_argument("--by", metavar="USER", help="the user in whose name it is done")
+        parser.add_argument("file", metavar="FILE", help="use - for standard input")
+        parser.add_argument("--dry-run", action="store_true", help="show the changes and change nothing")
+        add_by_option(parser)
         add_json_option(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -37,18 +37,18 @@ class Command(BaseCommand):
             planned = plan(contents) if options["dry_run"] else apply(contents, actor)
         except BulkError as error:
             number = len(error.problems)
-            what = "Nothing was changed" if number == 1 else f"Nothing was changed; {number} problems"
-            raise CommandError(printable(f"{error}\n{what}."), returncode=NOT_DONE) from error
+            count = "" if number == 1 else f" There are {number} problems."
+            raise CommandError(printable(f"{error}\nNothing was changed.{count}"), returncode=NOT_DONE) from error
         if options["json"]:
             self.stdout.write(json.dumps(_json(planned), indent=2))
             return
         for remark in planned.remarks:
             self.stderr.write(printable(str(remark)))
         for change in planned.changes if options["dry_run"] else ():
-            told = "add" if change.is_new else f"change {', '.join(change.differing)} of"
-            self.stdout.write(printable(f"line {change.row.line}: {told} {change.after['name']}"))
+            action = "add" if change.is_new else f"change {', '.join(change.differing)} of"
+            self.stdout.write(printable(f"line {change.row.line}: {action} {change.after['name']}"))
         if options["dry_run"]:
-            self.stdout.write(f"{planned}. Nothing was changed: this was a dry run.")
+            self.stdout.write(f"{planned}. Nothing was changed, because this was a dry run.")
         else:
             self.stdout.write(planned.done)
 

@@ -1,4 +1,4 @@
-"""manage.py machine add|list|show: the machines, for people at a terminal."""
+"""manage.py machine add|list|show: add, list and show machines."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ from machines.machine_fields import TEXTS
 from machines.management.terminal import (
     TerminalCommand,
     actor_named,
+    add_action,
+    add_by_option,
     add_json_option,
     image_named,
     machine_named,
@@ -22,37 +24,31 @@ class Command(TerminalCommand):
     help = "Add, list and show machines."
 
     def add_actions(self, actions: Any) -> None:
-        add = actions.add_parser("add", help="add a machine")
+        add = add_action(actions, "add", self.add, "add a machine")
         add.add_argument("name")
-        add.add_argument("--mac", action="append", default=[], required=True, help="may be given several times")
+        add.add_argument("--mac", action="append", default=[], required=True, help="can be repeated")
         add.add_argument(
-            "--network",
-            action="append",
-            default=[],
-            help="address or CIDR block that its requests may come from",
+            "--network", action="append", default=[], help="address or CIDR block that its requests may come from"
         )
-        add.add_argument("--image", help="its rescue image; otherwise the default")
+        add.add_argument("--image", help="its rescue image (default: the default image)")
         add.add_argument(
-            "--identity", action="append", default=[], metavar="NAME=VALUE", help="what it must say of itself"
+            "--identity", action="append", default=[], metavar="NAME=VALUE", help="value that its requests must contain"
         )
         add.add_argument(
             "--static-address",
             action="append",
             default=[],
             metavar="ADDRESS/LENGTH",
-            help="of the rescue system; without one it asks DHCP",
+            help="address of the rescue system (default: DHCP)",
         )
-        add.add_argument("--gateway", action="append", default=[], help="of the rescue system")
-        add.add_argument("--dns", action="append", default=[], help="a DNS server of the rescue system")
+        add.add_argument("--gateway", action="append", default=[], help="gateway of the rescue system")
+        add.add_argument("--dns", action="append", default=[], help="DNS server of the rescue system")
         for name in TEXTS:
             add.add_argument(f"--{name}", default="")
-        add.add_argument("--by", metavar="USER", help="the user in whose name it is done")
-        add.set_defaults(run=self.add)
-        listing = actions.add_parser("list", help="list the machines")
-        listing.set_defaults(run=self.list)
-        show = actions.add_parser("show", help="show one machine")
+        add_by_option(add)
+        listing = add_action(actions, "list", self.list, "list the machines")
+        show = add_action(actions, "show", self.show_one, "show one machine")
         show.add_argument("name")
-        show.set_defaults(run=self.show_one)
         for parser in (add, listing, show):
             add_json_option(parser)
 
@@ -108,5 +104,5 @@ def _readable(value: Any) -> str:
 def _identity(item: str) -> tuple[str, str]:
     name, equals, value = item.partition("=")
     if not equals:
-        raise CommandError(f"“{item}” is not a valid identity; write it like serial=CZ1234.")
+        raise CommandError(f"“{item}” is not a valid identity. Enter it like serial=CZ1234.")
     return name, value

@@ -1,4 +1,4 @@
-"""manage.py prune_audit: remove old audit entries and notifications, and files that nothing boots any more."""
+"""manage.py prune_audit: remove old audit entries and notifications, and unused files."""
 
 import json
 from argparse import ArgumentParser
@@ -11,14 +11,14 @@ from django.utils import timezone
 from machines.management.terminal import NOT_DONE, actor_named, add_json_option
 from machines.models import AuditEntry, Delivery, Rescue, StoredFile
 
-#: Notifications say nothing that the audit log does not.
+#: Notifications can be removed earlier, because the audit log contains the same events.
 _MESSAGES_KEPT = timedelta(days=90)
 
 
 class Command(BaseCommand):
     help = (
-        "Remove audit entries older than so many days, notifications older than 90, and files that no image and no "
-        "rescue uses any more."
+        "Remove audit entries that are older than --days, notifications that are older than 90 days, and files that no "
+        "image and no rescue uses."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -27,7 +27,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, days: int, **options: Any) -> None:
         if days < 1:
-            raise CommandError("Keep one day at least.", returncode=NOT_DONE)
+            raise CommandError("Keep at least one day.", returncode=NOT_DONE)
         ended = Rescue.objects.end_expired()
         before = timezone.now() - timedelta(days=days)
         entries = AuditEntry.objects.prune(before, actor_named(None))

@@ -1,4 +1,4 @@
-"""manage.py token add|list|revoke: API tokens, for programs."""
+"""manage.py token add|list|revoke: add, list and revoke API tokens."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from machines.management.terminal import TerminalCommand, actor_named, add_json_option, moment, table, user_named
+from machines.management.terminal import (
+    TerminalCommand,
+    actor_named,
+    add_action,
+    add_by_option,
+    add_json_option,
+    moment,
+    table,
+    user_named,
+)
 from machines.models import APIToken
 from machines.representation import iso
 
 
 class Command(TerminalCommand):
-    help = "Make, list and revoke API tokens: with one a program may do what its user may."
+    help = "Add, list and revoke API tokens. A program with a token has the permissions of the token's user."
 
     def add_actions(self, actions: Any) -> None:
-        add = actions.add_parser("add", help="make a token, and print it this once")
-        add.add_argument("--expires", metavar="TIME", help="like 2026-12-24T18:00; otherwise it works until revoked")
-        add.set_defaults(run=self.add)
-        listing = actions.add_parser("list", help="list the tokens; what they are nobody can find out")
-        listing.set_defaults(run=self.list)
-        revoke = actions.add_parser("revoke", help="let a token work no more")
-        revoke.set_defaults(run=self.revoke)
+        add = add_action(actions, "add", self.add, "make a token and print it once")
+        add.add_argument("--expires", metavar="TIME", help="such as 2026-12-24T18:00 (default: never)")
+        listing = add_action(actions, "list", self.list, "list the names of the tokens")
+        revoke = add_action(actions, "revoke", self.revoke, "revoke a token")
         for parser in (add, revoke):
             parser.add_argument("user", metavar="USER")
-            parser.add_argument("name", metavar="NAME", help="what it is for")
-            parser.add_argument("--by", metavar="USER", help="the user in whose name it is done")
+            parser.add_argument("name", metavar="NAME", help="name of the token")
+            add_by_option(parser)
         for parser in (add, listing, revoke):
             add_json_option(parser)
 
@@ -33,7 +39,7 @@ class Command(TerminalCommand):
         user = user_named(options["user"])
         expires_at = moment(options["expires"]) if options["expires"] else None
         token, clear = APIToken.objects.make(user, options["name"], expires_at, actor=actor_named(options["by"]))
-        # Alone on standard output, to be put into a variable.
+        # Only the token goes to standard output, so that scripts can store it in a variable.
         self.show(_json(token) | {"token": clear}, clear, options)
 
     def list(self, **options: Any) -> None:

@@ -1,5 +1,5 @@
 "use strict";
-// A machine's page: fetches its panel again, often while a rescue is under way, and copies what has a copy button.
+// The page of a machine: updates the panel, more often during a rescue, and handles the copy buttons.
 (() => {
     const OFTEN = 2000, SELDOM = 10000;
     const panel = () => document.getElementById("panel");
@@ -10,7 +10,7 @@
         document.getElementById("panel-stale").textContent = text;
     }
 
-    // Only when something has changed: selected text and scroll position are somebody's.
+    // Replace the panel only after a change, to keep selected text and the scroll position.
     function show(html) {
         if (html === shown) {
             return;
@@ -35,13 +35,13 @@
                 updated = new Date();
                 say("");
             } catch {
-                say(`Not updated since ${updated.toLocaleTimeString()}: the site does not answer, or you are logged out. Reload the page.`);
+                say(`Not updated since ${updated.toLocaleTimeString()}. The site does not respond, or you are logged out. Reload the page.`);
             }
         }
         setTimeout(refresh, isLive() ? OFTEN : SELDOM);
     }
 
-    // navigator.clipboard is there over https and on localhost only.
+    // Browsers offer navigator.clipboard only over https and on localhost.
     async function copy(text, beside) {
         try {
             await navigator.clipboard.writeText(text);

@@ -1,5 +1,5 @@
 "use strict";
-// The form of a notification rule shows what the chosen way asks for, and nothing of the other ways.
+// The form of a notification rule shows only the fields of the chosen channel.
 document.addEventListener("DOMContentLoaded", () => {
     const kind = document.getElementById("id_kind");
     if (!kind) {

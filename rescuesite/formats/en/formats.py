@@ -1,4 +1,4 @@
-"""Times that sort as text, to the second: what happened first matters at three in the morning."""
+"""ISO date formats with seconds, which sort as text."""
 
 DATE_FORMAT = "Y-m-d"
 TIME_FORMAT = "H:i:s"
