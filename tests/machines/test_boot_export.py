@@ -341,7 +341,7 @@ def test_the_command_fails_where_a_file_is_in_the_way(
     (folder / OF_MACHINE).write_text("mine")
     with pytest.raises(CommandError, match="1 existing files"):
         run(folder, capsys=capsys)
-    assert f"{folder / OF_MACHINE}: not written by export_boot" in capsys.readouterr().err
+    assert f"{folder / OF_MACHINE} was not written by export_boot" in capsys.readouterr().err
     assert (folder / "default.ipxe").exists()
 
 

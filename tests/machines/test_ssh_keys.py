@@ -282,5 +282,5 @@ def test_the_page_says_which_options_were_left_out(admin_client: Client) -> None
         {"public_key": f'from="10.0.0.0/8" {made("ed25519")}', "user": User.objects.get().pk},
         follow=True,
     )
-    assert "The options from=&quot;10.0.0.0/8&quot; were left out" in page.content.decode()
+    assert "The options from=&quot;10.0.0.0/8&quot; were removed" in page.content.decode()
     assert SSHKey.objects.get().public_key == made("ed25519").strip()
