@@ -38,7 +38,7 @@ def test_a_machine_that_reached_the_site_by_a_name_with_an_underscore_reaches_it
 def test_staff_who_use_a_name_with_an_underscore_are_told_how_to_go_on(client: Client) -> None:
     page = client.get("/admin/", HTTP_HOST="rescue_site.example")
     assert page.status_code == 400
-    assert "rescue_site.example</code> holds an underscore" in page.content.decode()
+    assert "rescue_site.example</code> contains an underscore" in page.content.decode()
 
 
 def test_staff_who_use_another_name_are_told_where_to_list_it(client: Client) -> None:

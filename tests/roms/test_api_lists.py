@@ -352,7 +352,7 @@ def test_an_address_that_names_nothing_is_answered_in_json(path: str, method: st
 def test_a_missing_slash_is_told_and_not_redirected(admin_client: Client, card: Card) -> None:
     response = post(admin_client, "/api/rom-builds", ORDER)
     assert response.status_code == 404
-    assert "/api/rom-builds/ with the slash" in response.json()["detail"]
+    assert "Add the slash at the end: /api/rom-builds/" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError("s3cret"), 500), (OperationalError("s3cret"), 503)])
