@@ -105,6 +105,8 @@ def _recorded(asked: Asked) -> Answer:
     if answer is None:
         raise error or DeadlineExceededError
     if error:
+        if asked.count and asked.done.is_set():
+            limiter.restore(answer.reason, asked.count)
         if answer.outcome is Outcome.RESCUE or not isinstance(error, Error | DeadlineExceededError):
             raise error
         # A pass-through is right whether or not it can be written down.

@@ -202,7 +202,7 @@ class Recorder:
                 if one.answer and one.answer.outcome is Outcome.RESCUE:
                     one.deadline.check()
         for job in jobs:
-            if not job.has_changed:
+            if not (job.has_changed or job.done.is_set()):
                 job.finish(job.own_error if isinstance(job, Work) else None)
 
 

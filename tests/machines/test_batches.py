@@ -124,6 +124,24 @@ def test_a_bug_in_one_decision_is_not_the_others(
     assert [entry.machine for entry in boots()] == ["web01"]
 
 
+def test_a_bug_in_a_decision_that_is_made_anew_is_told(
+    machine: Machine, image: RescueImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rescue, job, decide = enable(machine), asked(MAC), recorder._decide
+
+    def decide_once(jobs: Sequence[Asked]) -> None:
+        if stored(rescue).state == "ended":
+            for one in jobs:
+                one.finish(RuntimeError("a bug"))
+            return
+        decide(jobs)
+        stored(rescue).disable(Actor("staff"))
+
+    monkeypatch.setattr(recorder, "_decide", decide_once)
+    recorder.do([job])
+    assert isinstance(job.error, RuntimeError)
+
+
 def test_what_cannot_be_written_of_one_is_not_the_others(
     machine: Machine, add_machine: Callable[[int], Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
