@@ -9,9 +9,9 @@ from typing import Any
 
 #: The plain text fields. They are also options of `machine add` and columns of tables.
 TEXTS = ("notes",)
-#: The parts of the rescue system's network in JSON. The fields of the model are called `rescue_network_…`.
-NETWORK_PARTS = ("addresses", "gateways", "dns")
-NETWORK_FIELDS = tuple(f"rescue_network_{part}" for part in NETWORK_PARTS)
+#: The parts of the rescue system's network in JSON, and the fields of the model for them.
+NETWORK = {part: f"rescue_network_{part}" for part in ("addresses", "gateways", "dns")}
+NETWORK_FIELDS = tuple(NETWORK.values())
 #: The fields that every user who may change machines can change during a rescue too.
 ALWAYS_EDITABLE = frozenset({"notes"})
 
@@ -24,6 +24,6 @@ def empty() -> dict[str, Any]:
         "allowed_networks": [],
         "image": None,
         "identity": {},
-        "rescue_network": {part: [] for part in NETWORK_PARTS},
+        "rescue_network": {part: [] for part in NETWORK},
         **dict.fromkeys(TEXTS, ""),
     }

@@ -72,9 +72,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """On another database, only what uses one is tested again."""
     if "DATABASE_URL" in os.environ:
-        others = [item for item in items if not (_uses_database(item) or item.get_closest_marker("e2e"))]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in set(others)]
+        kept = [item for item in items if _uses_database(item) or item.get_closest_marker("e2e")]
+        config.hook.pytest_deselected(items=list(set(items).difference(kept)))
+        items[:] = kept
 
 
 def _uses_database(item: pytest.Item) -> bool:

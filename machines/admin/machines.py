@@ -23,7 +23,7 @@ from machines.admin.import_export import MachineTables
 from machines.admin.preview import PreviewForm
 from machines.admin.rescue import MAX_DIGITS, RescueSwitch
 from machines.boot.reasons import reason_text
-from machines.machine_fields import ALWAYS_EDITABLE, NETWORK_FIELDS, NETWORK_PARTS, TEXTS
+from machines.machine_fields import ALWAYS_EDITABLE, NETWORK, NETWORK_FIELDS, TEXTS
 from machines.models import AllowedNetwork, MACAddress, Machine, Sighting
 from machines.models.machine import MachineLockedError
 from machines.models.rescue_terms import MAX_TRIES
@@ -344,9 +344,7 @@ def _wanted(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of the form as `Machine.revise` needs them."""
     values = {name: given[name] for name in _FIELDS if name in given}
     if NETWORK_FIELDS[0] in given:
-        values["rescue_network"] = {
-            part: given[field].split() for part, field in zip(NETWORK_PARTS, NETWORK_FIELDS, strict=True)
-        }
+        values["rescue_network"] = {part: given[field].split() for part, field in NETWORK.items()}
     return values
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Never
 
 from django.db import IntegrityError, models, transaction
@@ -66,10 +67,7 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
 
     def record(self, action: str, *, rescue: Rescue | None = None, **fields: Any) -> AuditEntry:
         """Add one entry and queue the notifications about it. `fields` are those of `entry`."""
-        return self._add(self.entry(action, rescue=rescue, **fields), rescue)
-
-    @staticmethod
-    def _add(entry: AuditEntry, rescue: Rescue | None) -> AuditEntry:
+        entry = self.entry(action, rescue=rescue, **fields)
         entry.save(force_insert=True)
         audit_recorded.send(AuditEntry, entry=entry, rescue=rescue)
         return entry
@@ -96,26 +94,21 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
         """Do what `record_answer` does for the entries of many machines, in a constant number of SQL statements."""
         if not answers:
             return
-        machines = {entry.machine_pk for entry, _ in answers}
-        latest = {
-            _like(entry): entry
-            for entry in self.filter(machine_pk__in=machines, at__gt=at - REPEAT)
-            .only("machine_pk", "rescue_pk", "action", "reason", "subject", "source")
-            .order_by("at", "pk")
-        }
+        recent = self.filter(machine_pk__in={entry.machine_pk for entry, _ in answers}, at__gt=at - REPEAT)
+        latest = {tuple(values): pk for pk, *values in recent.order_by("at", "pk").values_list("pk", *_SHARED)}
         repeated: Counter[int] = Counter()
         fresh: dict[tuple[Any, ...], tuple[AuditEntry, Rescue | None]] = {}
         for entry, rescue in answers:
-            key = _like(entry)
+            key = _shared_values(entry)
             if earlier := latest.get(key):
-                repeated[earlier.pk] += 1
+                repeated[earlier] += 1
             elif key in fresh:
                 fresh[key][0].count += 1
                 fresh[key][0].repeated_at = at
             else:
                 fresh[key] = entry, rescue
-        for number, pks in _by_number(repeated).items():
-            self._count(self.filter(pk__in=pks), at, number)
+        for number in set(repeated.values()):
+            self._count(self.filter(pk__in=[pk for pk, times in repeated.items() if times == number]), at, number)
         full = self._full({entry.machine_pk for entry, _ in fresh.values()}, at) if fresh else set()
         stored = [
             (entry, rescue)
@@ -189,24 +182,17 @@ class AuditQuerySet(models.QuerySet["AuditEntry"]):
 
     def _count_today(self, entry: AuditEntry) -> bool:
         """Count `entry` in the latest equal entry of the last day, from any source. Return False if there is none."""
-        like = {name: getattr(entry, name) for name in ("machine_pk", "rescue_pk", "action", "reason", "subject")}
-        latest = self.filter(**like, at__gt=entry.at - timedelta(days=1)).order_by("-at").values("pk")[:1]
+        shared = {name: getattr(entry, name) for name in _SHARED if name != "source"}
+        latest = self.filter(**shared, at__gt=entry.at - timedelta(days=1)).order_by("-at").values("pk")[:1]
         return self._count(self.filter(pk=models.Subquery(latest)), entry.at, entry.count)
 
     def _count(self, entries: models.QuerySet[AuditEntry], at: datetime, by: int = 1) -> bool:
         return models.QuerySet.update(entries, count=F("count") + by, repeated_at=at) > 0
 
 
-def _like(entry: AuditEntry) -> tuple[Any, ...]:
-    """Return the values that are equal in answers that share an entry."""
-    return entry.machine_pk, entry.rescue_pk, entry.action, entry.reason, entry.subject, entry.source
-
-
-def _by_number(counted: Counter[int]) -> dict[int, list[int]]:
-    numbers: dict[int, list[int]] = {}
-    for pk, number in counted.items():
-        numbers.setdefault(number, []).append(pk)
-    return numbers
+#: The columns that are equal in answers that share an entry.
+_SHARED = ("machine_pk", "rescue_pk", "action", "reason", "subject", "source")
+_shared_values = attrgetter(*_SHARED)
 
 
 class AuditIsAppendOnlyError(TypeError):

@@ -20,7 +20,7 @@ from machines import machine_fields, smbios
 from machines.addresses import AddressError, IPNetwork, normalise_mac, normalise_network, parse_network, with_usual_macs
 from machines.boot.decide import MachineFacts, address_objection, identity_objection
 from machines.boot.request import BootRequest
-from machines.machine_fields import ALWAYS_EDITABLE, NETWORK_FIELDS, NETWORK_PARTS, TEXTS
+from machines.machine_fields import ALWAYS_EDITABLE, NETWORK, NETWORK_FIELDS, TEXTS
 from machines.models.audit import Actor, AuditEntry, differences
 from machines.models.fields import HostsField, InterfacesField
 from machines.models.identity import IDENTITY_NAMES, IdentityField
@@ -349,7 +349,7 @@ class Machine(models.Model):
         for name in ("name", "image", "identity", *TEXTS):
             setattr(self, name, values.get(name, getattr(self, name)))
         if (network := values.get("rescue_network")) is not None:
-            for part, field in zip(NETWORK_PARTS, NETWORK_FIELDS, strict=True):
+            for part, field in NETWORK.items():
                 setattr(self, field, " ".join(network.get(part, ())))
         with collecting(errors):
             self.full_clean(exclude={*exclude})
@@ -486,8 +486,6 @@ class Machine(models.Model):
             "allowed_networks": [allowed.network for allowed in self.allowed_networks.all()],
             "image": self.image.name if self.image else None,
             "identity": self.identity,
-            "rescue_network": {
-                part: getattr(self, field).split() for part, field in zip(NETWORK_PARTS, NETWORK_FIELDS, strict=True)
-            },
+            "rescue_network": {part: getattr(self, field).split() for part, field in NETWORK.items()},
             **{name: getattr(self, name) for name in TEXTS},
         }
